@@ -1,0 +1,63 @@
+"""Turn scores into actions: `judge` is the one place that does. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from guardrail.core.findings import Failure, Finding
+from guardrail.core.policy import Action, Rule, Rulebook
+
+
+class Match(NamedTuple):
+    """A rule that a finding met."""
+
+    rule: Rule
+    finding: Finding
+
+
+class Verdict(NamedTuple):
+    """What is to be done and why. A block is a value, never an exception; `policies` is the set's digest."""
+
+    action: Action
+    matches: tuple[Match, ...]
+    failures: tuple[Failure, ...]
+    policies: str
+
+    @property
+    def enforced(self) -> tuple[Match, ...]:
+        """The matches that count: those of rules in enforce mode."""
+        return tuple(match for match in self.matches if match.rule.enforced)
+
+    @property
+    def deciding(self) -> tuple[Match, ...]:
+        """The enforced matches that are as strict as the action; empty when a failure alone decided."""
+        return tuple(match for match in self.enforced if match.rule.action is self.action)
+
+    @property
+    def stops(self) -> bool:
+        """Whether the text may not pass, redacted or otherwise."""
+        return self.action >= Action.ANSWER
+
+
+def judge(rulebook: Rulebook, findings: Iterable[Finding], failures: Sequence[Failure] = ()) -> Verdict:
+    """Apply every rule to every finding, and each failing detector's `on_error`; the strictest action stands.
+
+    Matches come in the order of the text: by segment, then by the offset at which each finding became certain.
+    """
+    matches = [
+        Match(rule, finding)
+        for finding in sorted(findings, key=_text_order)
+        for rule in rulebook.matching(finding.detector, finding.category, finding.score)
+    ]
+    action = Action.ALLOW
+    for rule, _ in matches:
+        if rule.enforced and rule.action > action:
+            action = rule.action
+    for failure in failures:
+        action = max(action, rulebook.on_error.get(failure.detector, Action.ALLOW))
+    return Verdict(action, tuple(matches), tuple(failures), rulebook.digest)
+
+
+def _text_order(finding: Finding) -> tuple[int, int, int, int, str, str]:
+    return (finding.segment, finding.at, finding.start, finding.end, finding.detector, finding.category)

@@ -1,0 +1,104 @@
+"""Every extension point, on one screen. Users pass objects that have these methods; there is no registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Protocol, runtime_checkable
+
+from guardrail.core.admission import Subject
+from guardrail.core.content import Direction
+from guardrail.core.findings import Finding
+from guardrail.core.frontier import Scan, Scanner, Window
+from guardrail.core.incidents import Decision, Incident
+from guardrail.core.sanctions import Standing
+
+__all__ = ["Classifier", "Detector", "Identifier", "Priority", "Reporter", "Scan", "Scanner", "Store", "Window"]
+
+
+class Priority(IntEnum):
+    """Who is served first when a device is busy: a stream that holds text back, a prompt, offline work."""
+
+    STREAM = 0
+    PROMPT = 1
+    OFFLINE = 2
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds; never judges. `name` is what rules call it; `thresholds` gives, for each label it can report, the least
+    score that counts where a rule names no threshold of its own, and `strike_thresholds` the same for strikes."""
+
+    name: str
+
+    @property
+    def thresholds(self) -> Mapping[str, float]: ...
+
+    @property
+    def strike_thresholds(self) -> Mapping[str, float]: ...
+
+    def scanner(self, direction: Direction, labels: frozenset[str]) -> Scanner:
+        """A fresh scanner for one text, which needs to look for `labels` only."""
+
+    async def examine(self, windows: Sequence[Window], priority: Priority) -> Sequence[Sequence[Finding]]:
+        """Answer windows that scanners of this detector asked for, in order; raises `DetectorError`."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Scores texts: in this process, in another one, or on another machine."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    async def score(self, texts: Sequence[str], priority: Priority = Priority.PROMPT) -> list[tuple[float, ...]]:
+        """For each text the probability of each label, in the order of `labels`; raises `DetectorError`."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Identifier(Protocol):
+    """Says who asks, from the request's headers (lower-case names) and peer address, before the body is read."""
+
+    def identify(self, headers: Mapping[bytes, bytes], peer: str | None) -> Subject: ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Keeps the ledger, incidents and decisions: a few atomic verbs. All times are POSIX seconds, UTC."""
+
+    def standing(self, subject: Subject, at: float) -> Standing:
+        """Where `subject` stands, from memory; raises `StoreError` when that cannot be known."""
+
+    async def refuse(self, incident: Incident) -> Standing:
+        """Make `incident` durable, and its strike and the sanction that follows from it, in one transaction.
+
+        Returns the standing after it. N calls at once give N strikes and one sanction. Raises `StoreError`.
+        """
+
+    def allow(self, subject: Subject, at: float) -> None:
+        """Note that a request of `subject` passed, which ends a row of strikes. Returns at once; written later."""
+
+    def record(self, decision: Decision) -> None:
+        """Keep one request's metadata (no text). Returns at once; written later, in groups."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None:
+        """Write what is queued, then let go."""
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """Passes incidents on: to a file, a webhook, a mailbox."""
+
+    async def report(self, incident: Incident) -> None: ...
+
+
