@@ -45,6 +45,7 @@ class Rule:
     A rule listens for `labels` of `detector` (the detector's own words) and calls what it finds `category` (the
     policy's word). `threshold` is the least score that matches, `strike` the least score that counts against the
     user, or none. `answer` is the safe answer of an ANSWER rule by language; `placeholder` what REDACT leaves.
+    `directions` narrows it within its policy (a phrase that only a request would hold); empty means both.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Rule:
     because: str = ""
     placeholder: str = ""
     answer: Mapping[str, str] = field(default_factory=dict)
+    directions: frozenset[Direction] = frozenset()
 
     @property
     def enforced(self) -> bool:
@@ -138,11 +140,20 @@ class Rulebook:
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
-    """Every policy that is loaded, with the digest that names this exact set in headers and records."""
+    """Every policy that is loaded, with the digest that names this exact set in headers and records.
+
+    `not_enforced` names the rules (full ids) left out because their detector is switched off.
+    """
 
     policies: tuple[Policy, ...]
     digest: str
     tenants: Mapping[str, TenantTerms] = field(default_factory=dict)
+    not_enforced: tuple[str, ...] = ()
+
+    @property
+    def short_digest(self) -> str:
+        """The first 16 hexadecimal digits: what headers carry."""
+        return self.digest[:16]
 
     def rulebook(
         self, direction: Direction, surface: str, tenant: str, on: date, only: frozenset[str] = frozenset()
@@ -154,8 +165,12 @@ class PolicySet:
             if (terms.policies and policy.id not in terms.policies) or (only and policy.id not in only):
                 continue
             if policy.applies_to.holds(direction, surface, tenant):
-                rules = (rule for rule in policy.rules if not _excepted(rule, terms, on))
-                chosen.append(replace(policy, rules=tuple(_at_tenant_threshold(rule, terms) for rule in rules)))
+                rules = tuple(
+                    _at_tenant_threshold(rule, terms)
+                    for rule in policy.rules
+                    if (not rule.directions or direction in rule.directions) and not _excepted(rule, terms, on)
+                )
+                chosen.append(replace(policy, rules=rules))
         return Rulebook(chosen, self.digest)
 
 
