@@ -11,7 +11,11 @@ from guardrail.core.policy import Action
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One rule's match in an incident: where it was and how strong, never what it said. Offsets are code points."""
+    """One rule's match in an incident: where it was and how strong, never what it said. Offsets are code points.
+
+    `digest` is a keyed hash (hex) of the matched text, so that two incidents can be compared without it; the caller
+    makes it (`records.keys.Keyring.digest`), as only the caller has the text.
+    """
 
     rule: str
     category: str
@@ -20,6 +24,7 @@ class Hit:
     segment: int
     start: int
     end: int
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,8 @@ class Incident:
 
     `at` is POSIX seconds, UTC. `excerpt` is the smallest text that shows why; a store seals it before it is written
     and never returns it in a listing. `strike` is the id of the rule that makes it count against the subject, or
-    none; `idempotency` the client's key for retries of one request (one strike, however often it is sent).
+    none; `idempotency` the client's key for retries of one request: the same key with the same text is one strike,
+    however often it is sent; the same key on another text is another strike, or the key would be a way round.
     `failures` are `detector:kind` of detectors that gave no answer.
     """
 
