@@ -28,13 +28,18 @@ class Admission:
     """Whether a request may go on. When not: the answer's status and code, when it ends (POSIX seconds, none where
     only an appeal ends it) and, for a limit, the whole seconds to wait. `incident` is what imposed the sanction."""
 
-    allowed: bool
+    allowed: bool = True
     step: Step = Step.NONE
     status: int = 200
     code: str | None = None
     retry_after: int | None = None
     until: float | None = None
     incident: str | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether the subject may ask only now and then: who lets it in notes when."""
+        return self.step is Step.LIMIT
 
 
 def admit(standing: Standing, ladder: Ladder, last_request_at: float | None, at: float) -> Admission:
@@ -50,7 +55,7 @@ def admit(standing: Standing, ladder: Ladder, last_request_at: float | None, at:
         return Admission(False, step, 403, "account_suspended", None, until, incident)
     if step is Step.LIMIT and last_request_at is not None:
         # A clock that went back must not keep a subject waiting for longer than the limit says.
-        wait = ladder.limit_every - (at - last_request_at) if at >= last_request_at else 0.0
+        wait = ladder.limit_interval - (at - last_request_at) if at >= last_request_at else 0.0
         if wait > 0:
             return Admission(False, step, 429, "rate_limited", ceil(wait), until, incident)
     return Admission(True, step, until=until, incident=incident)

@@ -4,7 +4,7 @@ What a subject did and what was decided about it are entries, in the order in wh
 edited. `standing` folds them into where the subject stands; `next_sanction` says what a strike just added calls for.
 Both read the step from `TRANSITIONS`, the table below, from which the diagram of docs/sanctions.md is drawn.
 
-Numbers are those of the Chinese security standard for generative services, GB/T 45654-2025 (three in a row, five in a
+Numbers are those of the Chinese security baseline for generative services, TC260-003-2024 (three in a row, five in a
 day); durations are ours. Times are POSIX seconds, UTC.
 """
 
@@ -122,54 +122,62 @@ Entry = Strike | Allowed | Imposed | Lifted | Voided
 @dataclass(frozen=True, slots=True)
 class Ladder:
     """The numbers. A `_row` is strikes with no allowed request between them, a `_day` strikes in a rolling 24 hours
-    (or, with `day_offset`, in the calendar day of the zone that many seconds east of UTC). Durations in seconds.
+    (or, with `day_offset`, in the calendar day of the zone that many seconds east of UTC).
 
-    `suspend_for` is how long the first, second ... suspension within `memory` lasts (the last one repeats); the
-    suspension number `terminate_at` within `memory` is a termination, unless `terminate_by_person`.
+    A limit lets one request in per `limit_interval` seconds. `suspend_seconds` is how long the first, second ...
+    suspension within `terminate_days` lasts (the last one repeats); suspension number `terminate_suspensions` within
+    these days closes the account, unless `terminate_by_person` leaves that to one.
     Raises `SettingsError` for numbers that make no ladder.
     """
 
+    warn_day: int = 1
+    warn_seconds: float = DAY
     limit_row: int = 2
     limit_day: int = 3
+    limit_seconds: float = DAY
+    limit_interval: float = 10.0
     suspend_row: int = 3
     suspend_day: int = 5
-    warn_for: float = DAY
-    limit_for: float = DAY
-    limit_every: float = 10.0
-    suspend_for: tuple[float, ...] = (DAY, 3 * DAY, 7 * DAY)
-    terminate_at: int = 3
+    suspend_seconds: tuple[float, ...] = (DAY, 3 * DAY, 7 * DAY)
+    terminate_suspensions: int = 3
+    terminate_days: float = 90
     terminate_by_person: bool = False
-    memory: float = 90 * DAY
     day_offset: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("limit_row", "limit_day", "suspend_row", "suspend_day", "terminate_at"):
+        for name in ("warn_day", "limit_row", "limit_day", "suspend_row", "suspend_day", "terminate_suspensions"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"[sanctions] {name} is {getattr(self, name)}; expected a number from 1")
-        for name in ("warn_for", "limit_for", "limit_every", "memory"):
+        for name in ("warn_seconds", "limit_seconds", "limit_interval", "terminate_days"):
             if not 0 < getattr(self, name) < inf:
-                raise SettingsError(f"[sanctions] {name} is {getattr(self, name)}; expected seconds above 0")
-        if not self.suspend_for or not all(0 < seconds < inf for seconds in self.suspend_for):
-            raise SettingsError(f"[sanctions] suspend_for is {self.suspend_for}; expected one or more, seconds above 0")
+                raise SettingsError(f"[sanctions] {name} is {getattr(self, name)}; expected a number above 0")
+        if not self.suspend_seconds or not all(0 < seconds < inf for seconds in self.suspend_seconds):
+            raise SettingsError(
+                f"[sanctions] suspend_seconds is {self.suspend_seconds}; expected one or more numbers above 0"
+            )
         if self.day_offset is not None and abs(self.day_offset) > 14 * HOUR:
             raise SettingsError(f"[sanctions] day_offset is {self.day_offset}; expected seconds from UTC, 14 h at most")
 
     def event(self, row: int, day: int, suspensions: int) -> Event | None:
         """What a subject with these counts has done, its last strike included; none without a strike."""
         if row >= self.suspend_row or day >= self.suspend_day:
-            habitual = suspensions + 1 >= self.terminate_at and not self.terminate_by_person
+            habitual = suspensions + 1 >= self.terminate_suspensions and not self.terminate_by_person
             return Event.HABITUAL if habitual else Event.PERSISTENT
         if row >= self.limit_row or day >= self.limit_day:
             return Event.REPEATED
-        return Event.STRIKE if row or day else None
+        return Event.STRIKE if day >= self.warn_day else None
 
     def until(self, step: Step, at: float, suspensions: int) -> float | None:
         """When `step`, imposed at `at` after so many suspensions, ends by itself."""
         if step is Step.TERMINATE:
             return None
         if step is Step.SUSPEND:
-            return at + self.suspend_for[min(suspensions, len(self.suspend_for) - 1)]
-        return at + (self.limit_for if step is Step.LIMIT else self.warn_for)
+            return at + self.suspend_seconds[min(suspensions, len(self.suspend_seconds) - 1)]
+        return at + (self.limit_seconds if step is Step.LIMIT else self.warn_seconds)
+
+    def forgets(self, suspended: float) -> float:
+        """The first moment at which a suspension imposed at `suspended` no longer counts."""
+        return suspended + self.terminate_days * DAY
 
     def leaves_day(self, struck: float) -> float:
         """The first moment at which a strike made at `struck` is no longer of the day."""
@@ -222,7 +230,7 @@ def outlook(entries: Sequence[Entry], ladder: Ladder, at: float) -> tuple[Standi
     """The standing at `at`, and the next moment at which time alone changes it (`inf`: never)."""
     fold = _Fold(entries, ladder)
     moments = [ladder.leaves_day(strike.at) for strike in fold.open]
-    moments += [imposed.at + ladder.memory for imposed in fold.suspensions]
+    moments += [ladder.forgets(imposed.at) for imposed in fold.suspensions]
     if fold.current is not None and fold.current.until is not None:
         moments.append(fold.current.until)
     return fold.standing(at), min((moment for moment in moments if moment > at), default=inf)
@@ -307,7 +315,7 @@ class _Fold:
         return sum(at < self._ladder.leaves_day(strike.at) for strike in counting)
 
     def _suspensions(self, at: float) -> int:
-        return sum(at < imposed.at + self._ladder.memory for imposed in self.suspensions)
+        return sum(at < self._ladder.forgets(imposed.at) for imposed in self.suspensions)
 
 
 def diagram() -> str:
