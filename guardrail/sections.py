@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from guardrail.core.policy import TenantTerms
+from guardrail.core.sanctions import Ladder
 
 # -- words with a form of their own ------------------------------------------------------------------------------
 
@@ -98,6 +99,7 @@ KeyHash = Annotated[
     ),
 ]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+Span = Annotated[float, Meta(gt=0, le=10 * 366 * 86400)]
 Score = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1, le=1000)]
 
@@ -277,19 +279,30 @@ class Sanctions(Section, frozen=True):
 
     enabled: Annotated[bool, says("Whether strikes lead to sanctions.")] = True
     warn_day: Annotated[Count, says("Strikes in a day that warn.")] = 1
+    warn_seconds: Annotated[Span, says("How long a warning stands, in seconds.")] = 86400.0
     limit_row: Annotated[Count, says("Strikes in a row that limit.")] = 2
     limit_day: Annotated[Count, says("Strikes in a day that limit.")] = 3
-    limit_seconds: Annotated[float, says("How long a limit lasts, in seconds.", gt=0)] = 86400.0
-    limit_interval: Annotated[float, says("Seconds between two requests of a limited subject.", gt=0)] = 10.0
+    limit_seconds: Annotated[Span, says("How long a limit lasts, in seconds.")] = 86400.0
+    limit_interval: Annotated[Span, says("Seconds between two requests of a limited subject.")] = 10.0
     suspend_row: Annotated[Count, says("Strikes in a row that suspend.")] = 3
     suspend_day: Annotated[Count, says("Strikes in a day that suspend.")] = 5
     suspend_seconds: Annotated[
-        tuple[Annotated[float, Meta(gt=0)], ...],
+        tuple[Span, ...],
         says("How long the first, second, third ... suspension lasts, in seconds; the last is for all that follow."),
         Meta(min_length=1),
     ] = (86400.0, 259200.0, 604800.0)
-    terminate_suspensions: Annotated[Count, says("Suspensions within terminate_days that close the account.")] = 3
-    terminate_days: Annotated[int, says("Days over which suspensions are counted.", ge=1, le=3660)] = 90
+    terminate_suspensions: Annotated[Count, says("The suspension within terminate_days that closes the account.")] = 3
+    terminate_days: Annotated[int, says("Days for which a suspension counts.", ge=1, le=3660)] = 90
+    terminate_by_person: Annotated[bool, says("Whether only a person may close an account.")] = False
+    day_offset: Annotated[
+        Annotated[int, Meta(ge=-50400, le=50400)] | None,
+        says("Count calendar days of the zone so many seconds east of UTC instead; unset: the last 24 hours."),
+    ] = None
+
+    def ladder(self) -> Ladder:
+        """The same as the core counts with."""
+        numbers = {name: getattr(self, name) for name in self.__struct_fields__ if name != "enabled"}
+        return Ladder(**numbers)
 
 
 class Stream(Section, frozen=True):
