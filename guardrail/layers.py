@@ -201,8 +201,14 @@ def _meta(hint: Any) -> msgspec.Meta:
 _META = ("description", "extra", "ge", "gt", "le", "lt")
 
 
-def _parts(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) is Annotated else ()
+def _parts(hint: Any) -> Iterator[Any]:
+    """The annotations of a type, innermost first, those behind `| None` included."""
+    if get_origin(hint) is Annotated:
+        base, *parts = get_args(hint)
+        yield from _parts(base)
+        yield from parts
+    elif get_origin(hint) in (Union, UnionType):
+        yield from _parts(next(arm for arm in get_args(hint) if arm is not NoneType))
 
 
 def _bare(hint: Any) -> Any:

@@ -244,8 +244,9 @@ def _argument_layer(overrides: Mapping[str, object]) -> Tree:
 
 def _put(tree: Tree, path: tuple[str, ...], value: object) -> None:
     for part in path[:-1]:
-        below = tree.setdefault(part, {})
-        tree = tree[part] = dict(below) if isinstance(below, Mapping) else {}
+        below = tree.get(part)
+        tree[part] = dict(below) if isinstance(below, Mapping) else {}
+        tree = tree[part]
     held = tree.get(path[-1])
     tree[path[-1]] = merge(held, value) if isinstance(held, dict) and isinstance(value, Mapping) else value
 
