@@ -7,13 +7,27 @@ from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
 from guardrail.core.admission import Subject
-from guardrail.core.content import Direction
+from guardrail.core.content import Direction, Path
 from guardrail.core.findings import Finding
 from guardrail.core.frontier import Scan, Scanner, Window
 from guardrail.core.incidents import Decision, Incident
 from guardrail.core.sanctions import Standing
+from guardrail.core.surface import Ending, Event, Notice, Prompt
 
-__all__ = ["Classifier", "Detector", "Identifier", "Priority", "Reporter", "Scan", "Scanner", "Store", "Window"]
+__all__ = [
+    "Classifier",
+    "CodeEye",
+    "Detector",
+    "Dialect",
+    "Identifier",
+    "Labeller",
+    "Priority",
+    "Reporter",
+    "Scan",
+    "Scanner",
+    "Store",
+    "Window",
+]
 
 
 class Priority(IntEnum):
@@ -69,6 +83,75 @@ class Identifier(Protocol):
 
     def identify(self, headers: Mapping[bytes, bytes], peer: str | None) -> Subject: ...
 
+    def end_user(self, tenant: str, name: str) -> Subject:
+        """The subject for the name that a body gives, where the settings say that it is believed."""
+
+
+@runtime_checkable
+class Dialect(Protocol):
+    """One API's bodies: bytes to core types and back. Changed texts are put in their place; all else stays as it came.
+
+    Reading raises `MalformedRequest`, `Unreadable` or `MalformedResponse`. `member` is the `guardrail` object as JSON.
+    """
+
+    surface: str
+    paths: tuple[str, ...]
+
+    def read_prompt(self, body: bytes) -> Prompt: ...
+    def write_prompt(self, body: bytes, texts: Mapping[Path, str]) -> bytes: ...
+
+    def read_reply(self, body: bytes) -> Event: ...
+    def write_reply(
+        self,
+        event: Event,
+        texts: Mapping[Path, str],
+        stopped: Mapping[int, Ending],
+        affixes: Mapping[int, str],
+        member: bytes,
+    ) -> bytes: ...
+
+    def read_event(self, raw: bytes) -> Event: ...
+    def write_event(self, event: Event, texts: Mapping[Path, str]) -> bytes: ...
+    def mark_event(self, raw: bytes, member: bytes) -> bytes: ...
+
+    def delta(self, like: bytes | None, choice: int, text: str) -> bytes: ...
+    def close(self, like: bytes | None, choices: Sequence[int], member: bytes) -> bytes: ...
+    def note(self, like: bytes | None, member: bytes) -> bytes: ...
+
+    def answer(self, prompt: Prompt, text: str, reason: str, ident: str, member: bytes) -> bytes: ...
+    def error(self, notice: Notice) -> bytes: ...
+    def stream_error(self, notice: Notice) -> bytes: ...
+
+
+class CodeEye(Protocol):
+    """Watches an answer as it is sent, to tell whether a visible label may follow it here."""
+
+    def see(self, text: str) -> None: ...
+
+    @property
+    def allows_label(self) -> bool: ...
+
+
+@runtime_checkable
+class Labeller(Protocol):
+    """Says what an answer's labels are. `position` is where the visible one goes: none, start or end."""
+
+    position: str
+
+    def aigc(self, produce_id: str) -> bytes:
+        """The implicit label: the JSON of GB 45438-2025, Annex E."""
+
+    def header(self, aigc: bytes) -> bytes:
+        """The same for an HTTP header (base64url)."""
+
+    def text(self, language: str) -> str:
+        """What a client is to show beside the answer."""
+
+    def affix(self, language: str) -> str:
+        """What we put into the answer's text ourselves, with its line breaks."""
+
+    def eye(self) -> CodeEye: ...
+
 
 @runtime_checkable
 class Store(Protocol):
@@ -82,6 +165,9 @@ class Store(Protocol):
 
         Returns the standing after it. N calls at once give N strikes and one sanction. Raises `StoreError`.
         """
+
+    def note(self, incident: Incident) -> None:
+        """Keep an incident that nobody is refused for (flagged, redacted, observed). Returns at once."""
 
     def allow(self, subject: Subject, at: float) -> None:
         """Note that a request of `subject` passed, which ends a row of strikes. Returns at once; written later."""
@@ -100,5 +186,3 @@ class Reporter(Protocol):
     """Passes incidents on: to a file, a webhook, a mailbox."""
 
     async def report(self, incident: Incident) -> None: ...
-
-

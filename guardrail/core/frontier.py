@@ -75,9 +75,21 @@ class Channel:
     """One text in one direction: what may leave, what was found, where it must end."""
 
     __slots__ = (
-        "_due", "_ended", "_findings", "_redactions", "_rulebook", "_scanners", "_stop", "_text",
-        "cut", "failures", "received", "segment", "stopped_at", "taken",
-    )  # fmt: skip
+        "_due",
+        "_ended",
+        "_findings",
+        "_redactions",
+        "_rulebook",
+        "_scanners",
+        "_stop",
+        "_text",
+        "cut",
+        "failures",
+        "received",
+        "segment",
+        "stopped_at",
+        "taken",
+    )
 
     def __init__(self, rulebook: Rulebook, scanners: Mapping[str, Scanner], segment: int = 0) -> None:
         self._rulebook = rulebook
@@ -159,6 +171,11 @@ class Channel:
         self._text = self._text[upto - self.taken :]
         self.taken = upto
         return out
+
+    @property
+    def held(self) -> str:
+        """The text that has not been taken."""
+        return self._text
 
     @property
     def settled(self) -> bool:

@@ -1,0 +1,74 @@
+"""What one API's bodies mean to us: the request that was asked, the pieces of text in an answer, the notice we give.
+
+A dialect (in `wire/`) turns bytes into these and back; nothing here knows a wire format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from guardrail.core.content import Content, Path
+
+Lane = tuple[str | int, ...]
+"""Names one text of an answer, e.g. `(0, "content")` or `(1, "tool_calls", 0, "arguments")`; its first item is the
+choice. The deltas of one lane, joined, are one text."""
+
+
+class Prompt(NamedTuple):
+    """A request as its surface defines it.
+
+    `choices` is how many answers are asked for. `structured` means that the answer is to be read by a machine (JSON
+    mode, a schema), so nothing may be added to it. `tools` means that tools are offered. `end_user` is who the body
+    says is asking, which is believed only where the settings say so.
+    """
+
+    content: Content
+    stream: bool = False
+    choices: int = 1
+    structured: bool = False
+    tools: bool = False
+    end_user: str | None = None
+
+
+class Piece(NamedTuple):
+    """A stretch of text in an answer: which lane it continues, and where in the body it stands."""
+
+    lane: Lane
+    text: str
+    path: Path
+
+
+class Event(NamedTuple):
+    """One event of a stream, or a whole answer that came at once.
+
+    `finished` maps each choice that ends here to its reason. `last` means that the surface has nothing after it.
+    """
+
+    raw: bytes
+    pieces: tuple[Piece, ...] = ()
+    finished: Mapping[int, str] = {}
+    last: bool = False
+
+
+class Notice(NamedTuple):
+    """What we tell the caller instead of an answer. `code` is the reason code, `retry_after` and `until` seconds."""
+
+    status: int
+    code: str
+    message: str
+    type: str = "guardrail"
+    param: str | None = None
+    incident: str | None = None
+    rules: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    appeal_url: str | None = None
+    rules_url: str | None = None
+    until: float | None = None
+    retry_after: int | None = None
+
+
+class Ending(NamedTuple):
+    """How a choice that we stopped ends: the safe answer put behind its clean part (may be empty)."""
+
+    answer: str = ""

@@ -1,0 +1,126 @@
+"""What the line of travel works with: one immutable bundle, made by the composition root and shared by requests."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Literal
+
+from guardrail.core.admission import Admission, Subject, admit
+from guardrail.core.content import Direction
+from guardrail.core.policy import PolicySet, Rulebook
+from guardrail.core.sanctions import Ladder, Standing, Step
+from guardrail.errors import StoreError
+from guardrail.metrics import Metrics
+from guardrail.protocols import Detector, Dialect, Identifier, Labeller, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Choices of the operator that the gateway acts on. Sizes in bytes, times in seconds."""
+
+    passthrough: tuple[str, ...] = ("GET /v1/models", "GET /v1/models/*")
+    max_body: int = 8 << 20
+    max_response: int = 32 << 20
+    max_held: int = 256 << 10
+    body_timeout: float = 30.0
+    keepalive: float = 10.0
+    body_identity: bool = False
+    refusal: Literal["error", "message"] = "error"
+    on_store_error: Literal["cached", "block", "allow"] = "cached"
+    sanctions: bool = True
+    label_headers: bool = True
+    unlabelled_refused: bool = False
+    rules_url: str | None = None
+
+
+@dataclass(slots=True)
+class Engine:
+    """Everything a request needs. `policies` is swapped whole on a reload; nothing else changes once started."""
+
+    policies: PolicySet
+    detectors: Mapping[str, Detector]
+    store: Store
+    metrics: Metrics
+    identifier: Identifier
+    labeller: Labeller
+    dialects: Mapping[str, Dialect]
+    new_id: Callable[[], str]
+    appeal_url: Callable[[str], str | None]
+    ladder: Ladder = field(default_factory=Ladder)
+    options: Options = field(default_factory=Options)
+    clock: Callable[[], float] = time.time
+    started: bool = False
+    _books: dict[tuple[str, Direction, str, str, date], Rulebook] = field(default_factory=dict)
+    _last_seen: OrderedDict[Subject, float] = field(default_factory=OrderedDict)
+
+    def dialect(self, path: str) -> Dialect | None:
+        """The dialect spoken at a path."""
+        return self.dialects.get(path.rstrip("/") or "/")
+
+    def passes(self, method: str, path: str) -> bool:
+        """Whether the operator lets this path pass unscreened."""
+        if method == "OPTIONS":
+            return True
+        if "/../" in path or path.endswith("/.."):
+            return False
+        for entry in self.options.passthrough:
+            verb, _, pattern = entry.partition(" ")
+            if verb in (method, "*") and fnmatch.fnmatchcase(path, pattern):
+                return True
+        return False
+
+    def rulebook(self, direction: Direction, surface: str, tenant: str) -> Rulebook:
+        """The rules that hold now, from a cache that lives for one policy set and one day."""
+        today = datetime.fromtimestamp(self.clock(), UTC).date()
+        key = (self.policies.digest, direction, surface, tenant, today)
+        book = self._books.get(key)
+        if book is None:
+            if len(self._books) > 1000:
+                self._books.clear()
+            book = self._books[key] = self.policies.rulebook(direction, surface, tenant, today)
+        return book
+
+    def admit(self, subject: Subject) -> Admission:
+        """Whether a subject may ask now; raises `StoreError` when that cannot be known and the operator says block."""
+        if not self.options.sanctions:
+            return Admission()
+        now = self.clock()
+        try:
+            standing = self.store.standing(subject, now)
+        except StoreError:
+            if self.options.on_store_error == "block":
+                raise
+            standing = Standing()
+        admission = admit(standing, self.ladder, self._last_seen.get(subject), now)
+        if admission.allowed and admission.limited:
+            self._note_seen(subject, now)
+        return admission
+
+    def struck(self, subject: Subject, standing: Standing) -> None:
+        """A strike was recorded: a limit that it brought holds from this request on."""
+        if standing.step is Step.LIMIT:
+            self._note_seen(subject, self.clock())
+
+    def _note_seen(self, subject: Subject, at: float) -> None:
+        self._last_seen[subject] = at
+        self._last_seen.move_to_end(subject)
+        if len(self._last_seen) > 10_000:
+            self._last_seen.popitem(last=False)
+
+    async def start(self) -> None:
+        """Start what has to be started; raises what keeps it from starting."""
+        await self.store.start()
+        await asyncio.gather(*(detector.start() for detector in self.detectors.values()))
+        self.started = True
+
+    async def close(self) -> None:
+        """Let everything finish what it holds."""
+        self.started = False
+        await asyncio.gather(*(detector.close() for detector in self.detectors.values()))
+        await self.store.close()

@@ -1,0 +1,316 @@
+"""One request on its line of travel: identify, standing, admit, read, screen, judge, forward, screen, release, settle.
+
+Everything that waits is here; what decides is in `core`. `settle` runs on every way out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from time import perf_counter
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from guardrail.core.admission import Admission, Subject
+from guardrail.core.content import Content, Direction
+from guardrail.core.incidents import Decision, Incident
+from guardrail.core.policy import Action
+from guardrail.core.surface import Notice, Prompt
+from guardrail.core.verdict import Verdict
+from guardrail.errors import DetectorError, StoreError, UpstreamError, WireError
+from guardrail.gateway.body import ClientGone, read_body
+from guardrail.gateway.engine import Engine
+from guardrail.gateway.evidence import make_incident, safe_answer, strike_rule, where
+from guardrail.gateway.identity import Unauthorized
+from guardrail.gateway.messages import language, message
+from guardrail.gateway.reply import Reply
+from guardrail.gateway.screening import Screening, screen
+from guardrail.protocols import Dialect
+
+log = logging.getLogger("guardrail.gateway")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+class Exchange:
+    """One request to a guarded surface and its answer."""
+
+    def __init__(self, engine: Engine, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
+        self.engine = engine
+        self.dialect = dialect
+        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        self.language = language(self.headers.get(b"accept-language", b""))
+        self.id = engine.new_id()
+        given = self.headers.get(b"x-request-id", b"").decode("latin-1")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else self.id
+        self.subject = Subject("unknown", "", "unknown")
+        self.prompt: Prompt | None = None
+        self.action = Action.ALLOW
+        self.incident: str | None = None
+        self.outcome = "error"
+        self.overhead = 0.0  # seconds this guard has added
+        self.completion_length = 0
+        self.streamed = False
+        self.labelled = False
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._began = perf_counter()
+
+    async def run(self, app: ASGIApp) -> None:
+        """Travel the whole line; always answers, and always settles."""
+        try:
+            await self._travel(app)
+        except WireError as error:
+            self.outcome = error.code
+            await self.answer_notice(Notice(error.status, error.code, str(error), param=error.param))
+        except Unauthorized:
+            self.outcome = "invalid_api_key"
+            await self.answer_notice(self.notice(401, "invalid_api_key"))
+        except (StoreError, DetectorError) as error:
+            self.outcome = "screening_unavailable"
+            if isinstance(error, StoreError):
+                self.engine.metrics.failed_closed("store")
+            await self.answer_notice(self.notice(503, "screening_unavailable", retry_after=5))
+        except UpstreamError as error:
+            self.outcome = error.code
+            await self.answer_notice(self.notice(error.status, error.code))
+        except ClientGone:
+            self.outcome = "client_gone"
+        finally:
+            self._settle()
+
+    async def _travel(self, app: ASGIApp) -> None:
+        engine, dialect = self.engine, self.dialect
+        peer = self._scope.get("client")
+        self.subject = engine.identifier.identify(self.headers, peer[0] if peer else None)
+        if not await self._admitted(engine.admit(self.subject)):
+            return
+        body = await read_body(self._receive, self.headers, engine.options.max_body, engine.options.body_timeout)
+        started = perf_counter()
+        prompt = self.prompt = dialect.read_prompt(body)
+        if engine.options.body_identity and prompt.end_user:
+            self.subject = engine.identifier.end_user(self.subject.tenant, prompt.end_user)
+            if not await self._admitted(engine.admit(self.subject)):
+                return
+        if (prompt.structured or prompt.tools) and engine.options.unlabelled_refused:
+            self.outcome = "label_required"
+            await self.answer_notice(self.notice(403, "label_required"))
+            return
+        screening = await self._screen(prompt.content)
+        verdict = screening.verdict
+        self.action = verdict.action
+        engine.metrics.verdict(Direction.PROMPT, verdict)
+        if verdict.stops:
+            await self._refuse(verdict)
+            return
+        if verdict.matches or verdict.action is not Action.ALLOW:
+            engine.store.note(self._prompt_evidence(verdict))
+        if verdict.action is Action.REDACT:
+            body = dialect.write_prompt(body, screening.changed(prompt.content))
+        self.overhead = perf_counter() - started
+        engine.metrics.overhead("prompt", self.overhead)
+        await Reply(self).run(app, {**self._scope, "headers": self._forwarded(len(body))}, self._replay(body))
+
+    # -- the prompt ----------------------------------------------------------------------------------------------
+
+    async def _admitted(self, admission: Admission) -> bool:
+        if admission.allowed:
+            return True
+        code = self.outcome = admission.code or "account_suspended"
+        await self.answer_notice(
+            self.notice(admission.status, code, retry_after=admission.retry_after)._replace(
+                until=admission.until,
+                incident=admission.incident,
+                appeal_url=self.engine.appeal_url(admission.incident) if admission.incident else None,
+            )
+        )
+        return False
+
+    async def _screen(self, content: Content) -> Screening:
+        book = self.engine.rulebook(Direction.PROMPT, self.dialect.surface, self.subject.tenant)
+        screening = await screen(content, self.engine.detectors, book, self.engine.metrics)
+        screening.observe_time("prompt")
+        return screening
+
+    async def _refuse(self, verdict: Verdict) -> None:
+        assert self.prompt is not None
+        strike = None
+        if self.engine.options.sanctions and verdict.action is Action.BLOCK:
+            strike = strike_rule(verdict, self.prompt.content)
+        evidence = self._prompt_evidence(verdict, strike)
+        standing = await self.engine.store.refuse(evidence)
+        if strike is not None:
+            self.engine.struck(self.subject, standing)
+        if verdict.action is Action.ANSWER:
+            self.outcome = "answered"
+            await self._answer_instead(safe_answer(verdict, self.language), "stop")
+            return
+        if not verdict.deciding:
+            self.outcome = "screening_unavailable"
+            self.engine.metrics.failed_closed("detector")
+            await self.answer_notice(self.notice(503, "screening_unavailable", retry_after=1))
+            return
+        self.outcome = "blocked"
+        text = message("content_filter", self.language)
+        if strike is not None:
+            text = f"{text} {message('warning', self.language)}"
+        if self.engine.options.refusal == "message":
+            await self._answer_instead(text, "content_filter")
+            return
+        rules = tuple(dict.fromkeys(match.rule.id for match in verdict.deciding))
+        first = verdict.deciding[0].finding.segment
+        await self.answer_notice(
+            Notice(
+                400,
+                "content_filter",
+                text,
+                param=where(self.prompt.content.segments[first].path),
+                incident=evidence.id,
+                rules=rules,
+                categories=tuple(dict.fromkeys(match.rule.category for match in verdict.deciding)),
+                appeal_url=self.engine.appeal_url(evidence.id),
+                rules_url=self.engine.options.rules_url,
+            )
+        )
+
+    async def _answer_instead(self, text: str, reason: str) -> None:
+        assert self.prompt is not None
+        body = self.dialect.answer(self.prompt, text, reason, self.id, self.member(labelled=False))
+        media = b"text/event-stream; charset=utf-8" if self.prompt.stream else b"application/json"
+        await self._respond(200, body, media)
+
+    def _prompt_evidence(self, verdict: Verdict, strike: str | None = None) -> Incident:
+        assert self.prompt is not None
+        segments = self.prompt.content.segments
+        texts = {index: (0, segment.text) for index, segment in enumerate(segments)}
+        return self.evidence(verdict, Direction.PROMPT, texts, _length(self.prompt), strike)
+
+    def evidence(
+        self,
+        verdict: Verdict,
+        direction: Direction,
+        texts: dict[int, tuple[int, str]],
+        length: int,
+        strike: str | None = None,
+    ) -> Incident:
+        """The incident of a verdict of this exchange; its id is the one that the answer carries."""
+        self.incident = self.engine.new_id()
+        return make_incident(
+            verdict,
+            direction,
+            texts,
+            ident=self.incident,
+            at=self.engine.clock(),
+            subject=self.subject,
+            request_id=self.request_id,
+            surface=self.dialect.surface,
+            length=length,
+            strike=strike,
+            idempotency=self._idempotency(),
+        )
+
+    def _idempotency(self) -> str | None:
+        key = self.headers.get(b"idempotency-key")
+        return hashlib.sha256(key).hexdigest() if key else None
+
+    # -- answers -------------------------------------------------------------------------------------------------
+
+    def notice(self, status: int, code: str, *, retry_after: int | None = None) -> Notice:
+        """A notice with our sentence for its code in the client's language."""
+        return Notice(status, code, message(code, self.language), retry_after=retry_after)
+
+    async def answer_notice(self, notice: Notice) -> None:
+        """Answer with a notice in the surface's own error shape."""
+        await self._respond(notice.status, self.dialect.error(notice), b"application/json", notice.retry_after)
+
+    async def _respond(self, status: int, body: bytes, media: bytes, retry_after: int | None = None) -> None:
+        headers = [(b"content-type", media), (b"content-length", b"%d" % len(body)), *self.our_headers()]
+        if retry_after is not None:
+            headers.append((b"retry-after", b"%d" % retry_after))
+            if status == 429:
+                headers.append((b"x-should-retry", b"false"))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    def our_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers of every guarded answer."""
+        found = [
+            (b"x-request-id", self.request_id.encode()),
+            (b"guardrail-action", self.action.word.encode()),
+            (b"guardrail-policy", self.engine.policies.digest.encode()),
+        ]
+        if self.incident is not None:
+            found.append((b"guardrail-incident", self.incident.encode()))
+        return found
+
+    def member(self, *, labelled: bool) -> bytes:
+        """The `guardrail` object of an answer, as JSON."""
+        parts = [b'{"action":"', self.action.word.encode(), b'"']
+        if self.incident is not None:
+            parts += [b',"incident":"', self.incident.encode(), b'"']
+        if labelled:
+            parts += [b',"label":{"text":"', self.engine.labeller.text(self.language).encode(), b'","aigc":']
+            parts += [self.engine.labeller.aigc(self.id), b"}"]
+        return b"".join((*parts, b"}"))
+
+    async def send(self, message: Message) -> None:
+        """Send to the client."""
+        await self._send(message)
+
+    # -- the way on and the end ----------------------------------------------------------------------------------
+
+    def _forwarded(self, length: int) -> list[tuple[bytes, bytes]]:
+        ours = (b"content-length", b"transfer-encoding", b"x-request-id", b"accept-encoding")
+        kept = [item for item in self._scope["headers"] if item[0] not in ours]
+        kept.append((b"content-length", b"%d" % length))
+        kept.append((b"x-request-id", self.request_id.encode()))
+        kept.append((b"accept-encoding", b"identity"))
+        return kept
+
+    def _replay(self, body: bytes) -> Receive:
+        given = False
+
+        async def receive() -> Message:
+            nonlocal given
+            if not given:
+                given = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            return await self._receive()
+
+        return receive
+
+    def _settle(self) -> None:
+        engine = self.engine
+        engine.metrics.request(self.dialect.surface, self.outcome)
+        if self.prompt is None:
+            return  # turned away before anything was read: counted, not recorded
+        if self.outcome in ("allowed", "cut") and engine.options.sanctions:
+            engine.store.allow(self.subject, engine.clock())
+        try:
+            engine.store.record(
+                Decision(
+                    id=self.id,
+                    at=engine.clock(),
+                    subject=self.subject,
+                    request_id=self.request_id,
+                    surface=self.dialect.surface,
+                    outcome=self.outcome,
+                    action=self.action,
+                    incident=self.incident,
+                    policies=engine.policies.digest,
+                    produce_id=self.id if self.labelled else None,
+                    prompt_length=_length(self.prompt),
+                    completion_length=self.completion_length,
+                    streamed=self.streamed,
+                    overhead=self.overhead,
+                    duration=perf_counter() - self._began,
+                )
+            )
+        except StoreError:
+            log.error("a decision could not be queued")
+
+
+def _length(prompt: Prompt) -> int:
+    return sum(len(segment.text) for segment in prompt.content.segments)

@@ -1,0 +1,295 @@
+"""The answer's half of the line: take what the guarded app sends, screen it, release it, label it."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Message, Receive, Scope
+
+from guardrail.core.content import Direction, Path
+from guardrail.core.policy import Action
+from guardrail.core.surface import Ending, Notice
+from guardrail.core.verdict import Verdict
+from guardrail.errors import DetectorError, MalformedResponse, UpstreamError, WireError
+from guardrail.gateway.evidence import safe_answer
+from guardrail.gateway.messages import message
+from guardrail.gateway.screening import Screening
+from guardrail.gateway.streaming import Affix, Relay, StreamStopped
+from guardrail.protocols import Priority
+
+if TYPE_CHECKING:
+    from guardrail.gateway.exchange import Exchange
+
+_TOOL_ENDINGS = ("tool_calls", "function_call")
+
+
+class Reply:
+    """One answer. The guarded app runs in the caller's task, so that a stream that is cut can cancel it there."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._engine = exchange.engine
+        self._start: Message | None = None
+        self._begun = False  # whether our answer's headers have been sent
+        self._passing = False  # the upstream's own error, which is no model's text
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._relay: Relay | None = None
+        self._screening: Screening | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._cancelled = False
+
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
+        """Run the app and answer with what it makes of the request."""
+        self._task = asyncio.current_task()
+        try:
+            await app(scope, receive, self._take)
+        except StreamStopped:
+            pass
+        except asyncio.CancelledError:
+            if not self._cancelled or self._task is None:
+                self._let_go()
+                raise
+            self._task.uncancel()
+        except (UpstreamError, WireError) as error:
+            if not self._begun:
+                self._let_go()
+                raise
+            await self._break_off(error)
+            return
+        except Exception:
+            # A cut that the app turned into an error of its own is not an error; anything else is the app's to report.
+            if self._relay is None or not self._relay.stopped:
+                self._let_go()
+                raise
+        finally:
+            self._task = None
+        await self._end()
+
+    # -- what the app sends --------------------------------------------------------------------------------------
+
+    async def _take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            await self._choose(message)
+        elif message["type"] == "http.response.body":
+            body, more = message.get("body", b""), message.get("more_body", False)
+            if self._relay is not None:
+                if body:
+                    await self._relay.take(body)
+            else:
+                self._size += len(body)
+                if self._size > self._engine.options.max_response:
+                    raise MalformedResponse("the upstream's answer is larger than accepted")
+                if body:
+                    self._parts.append(body)
+                if not more and self._start is not None:
+                    await self._whole(b"".join(self._parts))
+        else:
+            await self._exchange.send(message)
+
+    async def _choose(self, start: Message) -> None:
+        headers = dict(start["headers"])
+        encoding = headers.get(b"content-encoding", b"identity").lower()
+        media = headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
+        if encoding not in (b"", b"identity"):
+            raise MalformedResponse("the upstream's answer is compressed and cannot be screened")
+        if start["status"] >= 400:
+            self._passing = True
+        elif media == b"text/event-stream":
+            await self._begin_stream(start)
+        elif media != b"application/json":
+            raise MalformedResponse("the upstream's answer is neither JSON nor an event stream")
+
+    def _screen(self, priority: Priority) -> Screening:
+        exchange, engine = self._exchange, self._engine
+        book = engine.rulebook(Direction.COMPLETION, exchange.dialect.surface, exchange.subject.tenant)
+        on_answer = self._answered if priority is Priority.STREAM else None
+        self._screening = Screening(engine.detectors, book, Direction.COMPLETION, priority, engine.metrics, on_answer)
+        return self._screening
+
+    # -- an answer that comes at once ----------------------------------------------------------------------------
+
+    async def _whole(self, body: bytes) -> None:
+        exchange, dialect = self._exchange, self._exchange.dialect
+        assert self._start is not None
+        if self._passing:
+            await self._pass_error(body)
+            return
+        started = perf_counter()
+        event = dialect.read_reply(body)
+        screening = self._screen(Priority.PROMPT)
+        channels = []
+        for piece in event.pieces:
+            channel = screening.channel()
+            channels.append(channel)
+            screening.feed(channel, piece.text, last=True)
+        screening.dispatch()
+        await screening.settled()
+        texts: dict[Path, str] = {}
+        shown: dict[int, list[str]] = {}
+        rest = {channel.segment: (0, piece.text) for piece, channel in zip(event.pieces, channels, strict=True)}
+        stopped: dict[int, Ending] = {}
+        verdict = await self._judge(screening, rest)
+        if verdict.stops and not verdict.deciding:
+            raise DetectorError("the answer could not be screened")
+        for piece, channel in zip(event.pieces, channels, strict=True):
+            text = channel.take(channel.received)
+            exchange.completion_length += len(text)
+            if text != piece.text:
+                texts[piece.path] = text
+            if channel.cut is not None:
+                stopped[int(piece.lane[0])] = Ending(self._closing_words(verdict))
+            if piece.lane[1:] == ("content",):
+                shown.setdefault(int(piece.lane[0]), []).append(text)
+        affixes: dict[int, str] = {}
+        if (affix := self._affix()) is not None:
+            for choice, seen in shown.items():
+                if event.finished.get(choice) not in _TOOL_ENDINGS:
+                    eye = affix.eye()
+                    for text in seen:
+                        eye.see(text)
+                    if eye.allows_label:
+                        affixes[choice] = affix.text
+        exchange.labelled = True
+        out = dialect.write_reply(event, texts, stopped, affixes, exchange.member(labelled=True))
+        exchange.overhead += perf_counter() - started
+        self._engine.metrics.overhead("completion", perf_counter() - started)
+        await self._send_start([*self._kept_headers(), (b"content-length", b"%d" % len(out))])
+        await exchange.send({"type": "http.response.body", "body": out})
+        self._done(verdict)
+
+    async def _pass_error(self, body: bytes) -> None:
+        """Give the client the upstream's own error, if it is one that clients of this surface can read."""
+        assert self._start is not None
+        exchange = self._exchange
+        media = dict(self._start["headers"]).get(b"content-type", b"").split(b";", 1)[0].strip().lower()
+        exchange.outcome = "upstream_error"
+        if media == b"application/json":
+            self._engine.metrics.bypassed("upstream_error")
+            await self._send_start([*self._kept_headers(), (b"content-length", b"%d" % len(body))])
+            await exchange.send({"type": "http.response.body", "body": body})
+        else:
+            await exchange.answer_notice(exchange.notice(self._start["status"], "bad_upstream_response"))
+        self._begun = True
+
+    # -- an answer that is streamed ------------------------------------------------------------------------------
+
+    async def _begin_stream(self, start: Message) -> None:
+        exchange = self._exchange
+        assert exchange.prompt is not None
+        exchange.streamed = exchange.labelled = True
+        self._relay = Relay(
+            exchange.dialect,
+            self._screen(Priority.STREAM),
+            self._emit,
+            choices=exchange.prompt.choices,
+            member=self._member,
+            affix=self._affix(),
+            max_held=self._engine.options.max_held,
+            keepalive=self._engine.options.keepalive,
+        )
+        await self._send_start(self._kept_headers())
+
+    async def _emit(self, data: bytes) -> None:
+        await self._exchange.send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def _member(self) -> bytes:
+        assert self._screening is not None
+        self._exchange.action = max(self._exchange.action, self._screening.verdict.action)
+        return self._exchange.member(labelled=True)
+
+    async def _answered(self) -> None:
+        """A detector answered while the stream goes on; if that cuts it, stop the app where it waits."""
+        assert self._relay is not None
+        await self._relay.answered()
+        if self._relay.stopped and self._task is not None and not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()
+
+    async def _end(self) -> None:
+        """The app is done: send what is left, and close what was cut."""
+        relay, screening, exchange = self._relay, self._screening, self._exchange
+        if relay is None:
+            if not self._begun:
+                raise MalformedResponse("the upstream gave no answer")
+            return
+        assert screening is not None
+        try:
+            if not relay.stopped:
+                await relay.finish()
+            verdict = await self._judge(screening, screening.rest())
+            if relay.stopped:
+                await relay.close(self._closing_words(verdict))
+        except (UpstreamError, WireError) as error:
+            await self._break_off(error)
+            return
+        finally:
+            relay.let_go()
+        await exchange.send({"type": "http.response.body", "body": b""})
+        screening.observe_time("stream")
+        self._engine.metrics.stream_held(relay.held_seconds)
+        exchange.completion_length = relay.released
+        self._done(verdict)
+
+    async def _break_off(self, error: UpstreamError | WireError) -> None:
+        """The upstream failed in mid-stream: nothing uncleared leaves, and the client is told."""
+        exchange = self._exchange
+        exchange.outcome = error.code
+        self._let_go()
+        notice = Notice(error.status, error.code, message(error.code, exchange.language))
+        await exchange.send({"type": "http.response.body", "body": exchange.dialect.stream_error(notice)})
+
+    def _let_go(self) -> None:
+        if self._relay is not None:
+            self._relay.let_go()
+        if self._screening is not None:
+            self._screening.cancel()
+
+    # -- verdict and labels --------------------------------------------------------------------------------------
+
+    async def _judge(self, screening: Screening, rest: dict[int, tuple[int, str]]) -> Verdict:
+        """Draw the verdict; a stop is on record before the client learns of it."""
+        exchange = self._exchange
+        verdict = screening.verdict
+        self._engine.metrics.verdict(Direction.COMPLETION, verdict)
+        exchange.action = max(exchange.action, verdict.action)
+        if verdict.action is not Action.ALLOW or verdict.matches:
+            incident = exchange.evidence(verdict, Direction.COMPLETION, rest, screening.length)
+            if verdict.stops:
+                await self._engine.store.refuse(incident)
+                if not verdict.deciding:
+                    self._engine.metrics.failed_closed("detector")
+            else:
+                self._engine.store.note(incident)
+        return verdict
+
+    def _closing_words(self, verdict: Verdict) -> str:
+        return safe_answer(verdict, self._exchange.language) if verdict.action is Action.ANSWER else ""
+
+    def _affix(self) -> Affix | None:
+        labeller, prompt = self._engine.labeller, self._exchange.prompt
+        if labeller.position == "none" or prompt is None or prompt.structured:
+            return None
+        return Affix(labeller.position, labeller.affix(self._exchange.language), labeller.eye)
+
+    def _done(self, verdict: Verdict) -> None:
+        self._exchange.outcome = "cut" if verdict.stops else "allowed"
+
+    # -- headers -------------------------------------------------------------------------------------------------
+
+    def _kept_headers(self) -> list[tuple[bytes, bytes]]:
+        assert self._start is not None
+        dropped = (b"content-length", b"transfer-encoding", b"x-request-id", b"connection", b"keep-alive")
+        return [item for item in self._start["headers"] if item[0] not in dropped]
+
+    async def _send_start(self, headers: list[tuple[bytes, bytes]]) -> None:
+        assert self._start is not None
+        exchange, labeller = self._exchange, self._engine.labeller
+        headers += exchange.our_headers()
+        if self._engine.options.label_headers and exchange.labelled:
+            headers += [(b"ai-generated", b"1"), (b"aigc", labeller.header(labeller.aigc(exchange.id)))]
+        self._begun = True
+        await exchange.send({"type": "http.response.start", "status": self._start["status"], "headers": headers})

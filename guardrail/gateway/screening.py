@@ -1,0 +1,185 @@
+"""Screen the texts of one direction of one exchange: detectors run here, side by side, and the verdict is drawn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import perf_counter
+
+from guardrail.core.content import Content, Direction, Path
+from guardrail.core.findings import Failure, Finding
+from guardrail.core.frontier import Channel, Scan, Scanner, Window
+from guardrail.core.policy import Rulebook
+from guardrail.core.verdict import Verdict, judge
+from guardrail.errors import DetectorError
+from guardrail.metrics import Metrics
+from guardrail.protocols import Detector, Priority
+
+log = logging.getLogger("guardrail.screening")
+
+
+class Screening:
+    """The channels of one direction, and the windows that detectors still owe an answer for."""
+
+    def __init__(
+        self,
+        detectors: Mapping[str, Detector],
+        rulebook: Rulebook,
+        direction: Direction,
+        priority: Priority,
+        metrics: Metrics,
+        on_answer: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.channels: list[Channel] = []
+        self.rulebook = rulebook
+        self._detectors = {name: detectors[name] for name in rulebook.labels if name in detectors}
+        self._direction = direction
+        self._priority = priority
+        self._metrics = metrics
+        self._on_answer = on_answer
+        self._asked: dict[str, list[tuple[Channel, Window]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._spent: dict[str, float] = dict.fromkeys(self._detectors, 0.0)
+
+    def channel(self) -> Channel:
+        """A new channel for one more text."""
+        scanners: dict[str, Scanner] = {
+            name: _Timed(detector.scanner(self._direction, self.rulebook.labels[name]), name, self._spent)
+            for name, detector in self._detectors.items()
+        }
+        channel = Channel(self.rulebook, scanners, segment=len(self.channels))
+        self.channels.append(channel)
+        return channel
+
+    def feed(self, channel: Channel, text: str, *, last: bool = False) -> None:
+        """Give a channel its next piece; what must be examined elsewhere waits for `dispatch`."""
+        for name, window in channel.feed(text, last=last):
+            self._asked.setdefault(name, []).append((channel, window))
+
+    def dispatch(self) -> None:
+        """Send off all windows that have become due, one call for each detector."""
+        if self._asked:
+            for name, asked in self._asked.items():
+                task = asyncio.create_task(self._examine(name, asked))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            self._asked = {}
+
+    async def settled(self) -> None:
+        """Wait until every window is answered."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def progress(self) -> None:
+        """Wait until some window is answered."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), return_when=asyncio.FIRST_COMPLETED)
+
+    def cancel(self) -> None:
+        """Let go of windows nobody waits for any more."""
+        for task in self._tasks:
+            task.cancel()
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._tasks or self._asked)
+
+    @property
+    def stopped(self) -> Channel | None:
+        """The first channel whose text may not go on, if any."""
+        for channel in self.channels:
+            if channel.cut is not None:
+                return channel
+        return None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Everything found so far, judged."""
+        findings: list[Finding] = []
+        failures: list[Failure] = []
+        for channel in self.channels:
+            findings += channel.findings
+            failures += channel.failures
+        return judge(self.rulebook, findings, failures)
+
+    @property
+    def length(self) -> int:
+        """How much text came, in code points."""
+        return sum(channel.received for channel in self.channels)
+
+    def rest(self) -> dict[int, tuple[int, str]]:
+        """The text that has not been released: for each channel the offset at which it begins, and it."""
+        return {channel.segment: (channel.taken, channel.held) for channel in self.channels}
+
+    def changed(self, content: Content) -> dict[Path, str]:
+        """The segments of `content` that redaction changes, by path: channel n screened segment n."""
+        texts: dict[Path, str] = {}
+        for segment, channel in zip(content.segments, self.channels, strict=True):
+            text = channel.take(channel.received)
+            if text != segment.text:
+                texts[segment.path] = text
+        return texts
+
+    def observe_time(self, phase: str) -> None:
+        """Report what each detector has cost."""
+        for name, seconds in self._spent.items():
+            self._metrics.detector_ran(name, phase, seconds)
+
+    async def _examine(self, name: str, asked: Sequence[tuple[Channel, Window]]) -> None:
+        windows = [window for _, window in asked]
+        answers: Sequence[Sequence[Finding] | Failure]
+        started = perf_counter()
+        try:
+            answers = await self._detectors[name].examine(windows, self._priority)
+            if len(answers) != len(windows):
+                raise DetectorError(f"{name} answered {len(answers)} of {len(windows)} windows")
+        except DetectorError as error:
+            answers = [Failure(name, error.kind)] * len(windows)
+            self._metrics.detector_failed(name, error.kind)
+            log.warning("detector %s gave no answer: %s", name, error.kind)
+        except Exception as error:  # a detector of the user's own: whatever it raises is its failure, not ours
+            answers = [Failure(name, DetectorError.kind)] * len(windows)
+            self._metrics.detector_failed(name, DetectorError.kind)
+            log.error("detector %s raised %s", name, type(error).__name__)
+        self._spent[name] += perf_counter() - started
+        for (channel, window), answer in zip(asked, answers, strict=True):
+            channel.resolve(name, window, answer)
+        if self._on_answer is not None:
+            await self._on_answer()
+
+
+async def screen(
+    content: Content,
+    detectors: Mapping[str, Detector],
+    rulebook: Rulebook,
+    metrics: Metrics,
+    priority: Priority = Priority.PROMPT,
+) -> Screening:
+    """Screen whole texts; one channel a segment, all settled."""
+    screening = Screening(detectors, rulebook, content.direction, priority, metrics)
+    for count, segment in enumerate(content.segments):
+        screening.feed(screening.channel(), segment.text, last=True)
+        if count % 64 == 63:
+            await asyncio.sleep(0)  # ten thousand messages must not stall the streams beside them
+    screening.dispatch()
+    await screening.settled()
+    return screening
+
+
+class _Timed:
+    """A scanner with a stopwatch."""
+
+    __slots__ = ("_feed", "_name", "_spent", "frontier")
+
+    def __init__(self, scanner: Scanner, name: str, spent: dict[str, float]) -> None:
+        self._feed = scanner.feed
+        self.frontier = scanner.frontier
+        self._name = name
+        self._spent = spent
+
+    def feed(self, text: str, *, last: bool) -> Scan:
+        started = perf_counter()
+        scan = self._feed(text, last=last)
+        self._spent[self._name] += perf_counter() - started
+        return scan

@@ -1,0 +1,304 @@
+"""Relay a streamed answer: hold each event until every text in it is cleared, then send it on as it came.
+
+Events leave in the order in which they came. One whose texts are unchanged leaves byte for byte; only a text that is
+cut or redacted makes us write an event anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import NamedTuple
+
+from guardrail.core.content import Path
+from guardrail.core.frontier import Channel
+from guardrail.core.surface import Event, Lane, Piece
+from guardrail.errors import MalformedResponse
+from guardrail.gateway.screening import Screening
+from guardrail.protocols import CodeEye, Dialect
+from guardrail.wire import sse
+
+Emit = Callable[[bytes], Awaitable[None]]
+
+
+class StreamStopped(ConnectionAbortedError):
+    """Raised into the guarded app's `send` when its stream was cut: an `OSError`, as when a client leaves."""
+
+
+class _Held(NamedTuple):
+    """An event that waits, and where each of its pieces ends in its lane's text."""
+
+    event: Event
+    ends: tuple[tuple[Piece, Channel, int], ...]
+    at: float
+
+
+@dataclass(slots=True)
+class Affix:
+    """The visible label of a stream: where it goes and what it says."""
+
+    position: str
+    text: str
+    eye: Callable[[], CodeEye]
+    eyes: dict[int, CodeEye] = field(default_factory=dict)
+    placed: set[int] = field(default_factory=set)
+
+
+class Relay:
+    """One streamed answer on its way through."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        screening: Screening,
+        emit: Emit,
+        *,
+        choices: int,
+        member: Callable[[], bytes],
+        affix: Affix | None,
+        max_held: int,
+        keepalive: float,
+    ) -> None:
+        self.stopped = False
+        self.released = 0
+        self.held_seconds = 0.0
+        self._dialect = dialect
+        self._screening = screening
+        self._emit = emit
+        self._choices = choices
+        self._member = member
+        self._affix = affix
+        self._max_held = max_held
+        self._splitter = sse.Splitter()
+        self._lanes: dict[Lane, Channel] = {}
+        self._queue: deque[_Held] = deque()
+        self._run: tuple[Channel, list[str]] | None = None  # consecutive text of one lane, scanned at once
+        self._run_length = 0
+        self._open: set[int] = set()
+        self._finished: set[int] = set()
+        self._like: bytes | None = None
+        self._marked = False
+        self._over = False
+        self._lock = asyncio.Lock()
+        self._keepalive = keepalive
+        self._sent_at = perf_counter()
+        self._timer = asyncio.get_running_loop().call_later(keepalive, self._tick)
+        self._ticking: asyncio.Task[None] | None = None
+
+    # -- what the guarded app sends ------------------------------------------------------------------------------
+
+    async def take(self, data: bytes) -> None:
+        """Take bytes of the upstream's stream and send on what is cleared; raises `StreamStopped`, `WireError`."""
+        async with self._lock:
+            for raw in self._splitter.feed(data):
+                self._read(raw)
+            self._end_run()
+            self._screening.dispatch()
+            await self._flush()
+        while not self.stopped and self._held_characters() > self._max_held and self._screening.pending:
+            await self._screening.progress()
+        if self.stopped:
+            raise StreamStopped("the stream was cut")
+
+    async def answered(self) -> None:
+        """A detector answered: more may leave now. Sets `stopped` when the answer cuts the stream."""
+        async with self._lock:
+            if not self.stopped:
+                await self._flush()
+
+    async def finish(self) -> None:
+        """The upstream's stream has ended: wait for what is owed and send the rest; sets `stopped` if that cuts it."""
+        async with self._lock:
+            rest = self._splitter.finish()
+            if rest:
+                self._read(rest)
+            self._end_run()
+            self._end_lanes(None)
+            self._screening.dispatch()
+        await self._screening.settled()
+        async with self._lock:
+            await self._flush()
+            if self._queue and not self.stopped:
+                raise MalformedResponse("the upstream sent text after it had finished that text")
+            if not self.stopped and not self._marked:
+                self._marked = True
+                await self._send(self._dialect.note(self._like, self._member()))
+
+    # -- when it is cut ------------------------------------------------------------------------------------------
+
+    async def close(self, answer: str) -> None:
+        """Send the clean part that is left, `answer` behind it, and the events that end the surface's stream."""
+        async with self._lock:
+            self._screening.cancel()
+            out = self._clean_rest()
+            choices = sorted(self._open - self._finished) or [0]
+            for choice in choices:
+                if answer:
+                    out.append(self._dialect.delta(self._like, choice, answer))
+                out += self._affix_events(choice)
+            out.append(self._dialect.close(self._like, choices, self._member()))
+            await self._send(b"".join(out))
+
+    def _clean_rest(self) -> list[bytes]:
+        out: list[bytes] = []
+        for held in self._queue:
+            taken = [(piece, channel.take(end)) for piece, channel, end in held.ends]
+            for piece, text in taken:
+                self._see(piece, text)
+            if held.event.finished or held.event.last:
+                # The ending is ours to write; only the text that came with it may go.
+                out += [
+                    self._dialect.delta(self._like, int(piece.lane[0]), text)
+                    for piece, text in taken
+                    if text and piece.lane[1:] == ("content",)
+                ]
+                break
+            texts = {piece.path: text for piece, text in taken if text != piece.text}
+            if not texts or any(texts.values()):
+                out.append(self._dialect.write_event(held.event, texts) if texts else held.event.raw)
+            if any(channel.taken < end for _, channel, end in held.ends):
+                break
+        self._queue.clear()
+        return out
+
+    def let_go(self) -> None:
+        """Stop the keep-alive clock; the stream is over."""
+        self._timer.cancel()
+        if self._ticking is not None:
+            self._ticking.cancel()
+
+    def _tick(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._keepalive, self._tick)
+        if self._queue and perf_counter() - self._sent_at >= self._keepalive and not self._lock.locked():
+            self._ticking = asyncio.create_task(self._send_comment())
+
+    async def _send_comment(self) -> None:
+        async with self._lock:
+            if not self.stopped:
+                await self._send(sse.comment("screening"))
+
+    async def _send(self, data: bytes) -> None:
+        self._sent_at = perf_counter()
+        await self._emit(data)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def _read(self, raw: bytes) -> None:
+        if self._over:
+            return  # nothing comes after the surface's own end
+        event = self._dialect.read_event(raw)
+        ends: list[tuple[Piece, Channel, int]] = []
+        for piece in event.pieces:
+            channel = self._lanes.get(piece.lane)
+            if channel is None:
+                channel = self._lanes[piece.lane] = self._screening.channel()
+                self._open.add(int(piece.lane[0]))
+            if self._run is None or self._run[0] is not channel:
+                self._end_run()
+                self._run = (channel, [])
+                self._run_length = channel.received
+            self._run[1].append(piece.text)
+            self._run_length += len(piece.text)
+            ends.append((piece, channel, self._run_length))
+        if self._like is None and event.pieces:
+            self._like = raw
+        if event.finished or event.last:
+            self._end_run()
+            for choice in event.finished:
+                self._end_lanes(choice)
+            if event.last:
+                self._over = True
+                self._end_lanes(None)
+        self._queue.append(_Held(event, tuple(ends), perf_counter()))
+
+    def _end_run(self) -> None:
+        if self._run is not None:
+            channel, texts = self._run
+            self._run = None
+            self._screening.feed(channel, texts[0] if len(texts) == 1 else "".join(texts))
+
+    def _end_lanes(self, choice: int | None) -> None:
+        for lane, channel in self._lanes.items():
+            if choice is None or lane[0] == choice:
+                self._screening.feed(channel, "", last=True)
+
+    # -- releasing -----------------------------------------------------------------------------------------------
+
+    async def _flush(self) -> None:
+        if self._screening.stopped is not None:
+            self.stopped = True
+            return
+        out: list[bytes] = []
+        while self._queue and self._ready(self._queue[0]):
+            held = self._queue.popleft()
+            if held.ends:
+                self.held_seconds = max(self.held_seconds, perf_counter() - held.at)
+            out += self._release(held)
+        if out:
+            await self._send(out[0] if len(out) == 1 else b"".join(out))
+
+    def _ready(self, held: _Held) -> bool:
+        if any(channel.clear < end for _, channel, end in held.ends):
+            return False
+        if held.event.finished or held.event.last:
+            return not any(
+                channel.waiting or channel.clear < channel.received
+                for lane, channel in self._lanes.items()
+                if held.event.last or lane[0] in held.event.finished
+            )
+        return True
+
+    def _release(self, held: _Held) -> list[bytes]:
+        event = held.event
+        texts: dict[Path, str] = {}
+        out: list[bytes] = []
+        for piece, channel, end in held.ends:
+            text = channel.take(end)
+            self._see(piece, text)
+            if text != piece.text:
+                texts[piece.path] = text
+        raw = self._dialect.write_event(event, texts) if texts else event.raw
+        affix = self._affix
+        if affix is not None and affix.position == "start":
+            for piece, _, _ in held.ends:
+                if piece.lane[1:] == ("content",) and piece.lane[0] not in affix.placed:
+                    affix.placed.add(int(piece.lane[0]))
+                    out.append(self._dialect.delta(event.raw, int(piece.lane[0]), affix.text))
+        if event.finished:
+            self._finished.update(event.finished)
+            for choice, reason in event.finished.items():
+                if reason not in ("tool_calls", "function_call"):
+                    out += self._affix_events(choice)
+            if len(self._finished) >= self._choices and not self._marked:
+                self._marked = True
+                raw = self._dialect.mark_event(raw, self._member())
+        elif event.last and not self._marked:
+            self._marked = True
+            out.append(self._dialect.note(self._like, self._member()))
+        out.append(raw)
+        return out
+
+    def _see(self, piece: Piece, text: str) -> None:
+        self.released += len(text)
+        if self._affix is not None and piece.lane[1:] == ("content",):
+            choice = int(piece.lane[0])
+            eye = self._affix.eyes.get(choice)
+            if eye is None:
+                eye = self._affix.eyes[choice] = self._affix.eye()
+            eye.see(text)
+
+    def _affix_events(self, choice: int) -> list[bytes]:
+        affix = self._affix
+        if affix is None or affix.position != "end" or choice in affix.placed:
+            return []
+        eye = affix.eyes.get(choice)
+        if eye is None or not eye.allows_label:
+            return []
+        affix.placed.add(choice)
+        return [self._dialect.delta(self._like, choice, affix.text)]
+
+    def _held_characters(self) -> int:
+        return sum(channel.received - channel.taken for channel in self._lanes.values())

@@ -1,0 +1,64 @@
+"""Server-sent events as bytes: split a stream into whole events and read their data. HTML standard, section 9.2."""
+
+from __future__ import annotations
+
+import re
+
+# Atomic, so that CRLF is never read as two line ends. U+2028 and friends are text here, unlike in str.splitlines().
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+DONE = b"data: [DONE]\n\n"
+
+
+class Splitter:
+    """Cut arriving bytes into whole events, each with its closing blank line, byte for byte."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        buffer = self._rest + data if self._rest else data
+        if b"\r" not in buffer:
+            end = buffer.rfind(b"\n\n")
+            if end < 0:
+                self._rest = buffer
+                return []
+            self._rest = buffer[end + 2 :]
+            # An event may be followed by further blank lines: they stay with the event before them.
+            return [piece + b"\n\n" for piece in buffer[:end].split(b"\n\n")]
+        events, start = [], 0
+        for match in _BLANK_LINE.finditer(buffer):
+            if match.end() == len(buffer) and buffer.endswith(b"\r"):
+                break  # its LF may still be on the way
+            events.append(buffer[start : match.end()])
+            start = match.end()
+        self._rest = buffer[start:]
+        return events
+
+    def finish(self) -> bytes:
+        """What was left without its blank line when the stream ended, closed; empty if nothing was."""
+        rest, self._rest = self._rest, b""
+        return rest.rstrip(b"\r\n") + b"\n\n" if rest.strip() else b""
+
+
+def data(event: bytes) -> bytes | None:
+    """The data of one event, its lines joined by LF; none for an event that has none (a comment, a retry)."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]
+    lines = []
+    for line in _LINE_END.split(event.removeprefix(b"\xef\xbb\xbf")):
+        if line.startswith(b"data:"):
+            lines.append(line[5:].removeprefix(b" "))
+    return b"\n".join(lines) if lines else None
+
+
+def event(payload: bytes) -> bytes:
+    """One event that carries `payload` (without line ends)."""
+    return b"data: " + payload + b"\n\n"
+
+
+def comment(text: str = "") -> bytes:
+    """A comment, which clients ignore and connections stay alive by."""
+    return f": {text}\n\n".encode()
