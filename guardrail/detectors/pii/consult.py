@@ -1,0 +1,110 @@
+"""Ask presidio-analyzer about numbers that only the words around them tell apart. The one file that imports it.
+
+presidio imports spaCy (some 390 MB, seconds): it is imported at the first question, in the thread that asks it. It runs
+with a blank spaCy pipeline, so no model is loaded or downloaded, and with pattern recognisers only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from guardrail.core.frontier import Window
+from guardrail.detectors.pii.context import impersonal
+from guardrail.detectors.pii.labels import PHONE, THRESHOLDS, WEAK, Hit, canonical, distinct
+from guardrail.detectors.pii.recognise import recognise
+from guardrail.detectors.pii.scanner import settled
+
+if TYPE_CHECKING:
+    from presidio_analyzer import AnalyzerEngine
+
+# presidio's patterns use \b, which sees no boundary between a digit and a Han character.
+_NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]")
+# Chinese words that stand where presidio expects English ones.
+_TRANSLATED: Final = (
+    ("社保号", "ssn"), ("社会安全号", "ssn"), ("护照", "passport"), ("護照", "passport"), ("驾照", "license"), ("驾驶证", "license"),
+    ("税号", "tin"), ("银行账", "bank"), ("银行帐", "bank"), ("账号", "account"), ("账户", "account"),
+    ("电话", "phone"), ("電話", "phone"), ("手机", "mobile"), ("联系", "call"), ("传真", "phone"),
+)  # fmt: skip
+
+
+def build() -> AnalyzerEngine:
+    """An analyzer for English with presidio's pattern recognisers for numbers; takes seconds the first time."""
+    import spacy
+    from presidio_analyzer import AnalyzerEngine, EntityRecognizer, RecognizerRegistry
+    from presidio_analyzer.context_aware_enhancers import LemmaContextAwareEnhancer
+    from presidio_analyzer.nlp_engine import SpacyNlpEngine
+    from presidio_analyzer.predefined_recognizers import (
+        CryptoRecognizer,
+        PhoneRecognizer,
+        UsBankRecognizer,
+        UsItinRecognizer,
+        UsLicenseRecognizer,
+        UsPassportRecognizer,
+        UsSsnRecognizer,
+    )
+    from spacy.tokens import Doc
+
+    def lemmas(doc: Doc) -> Doc:
+        # A blank pipeline leaves lemmas empty, and presidio looks for its context words among the lemmas.
+        for token in doc:
+            token.lemma_ = token.lower_
+        return doc
+
+    spacy.Language.component("guardrail_lemmas", func=lemmas)
+    blank = spacy.blank("en")
+    blank.add_pipe("guardrail_lemmas")
+    nlp = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": "blank"}])
+    nlp.nlp = {"en": blank}
+    recognizers: list[EntityRecognizer] = [
+        UsSsnRecognizer(),
+        UsItinRecognizer(),
+        CryptoRecognizer(),
+        # Their own words "number", "us", "states", "check" and "save" stand before too much else.
+        PhoneRecognizer(context=["phone", "telephone", "tel", "cell", "cellphone", "mobile", "call", "fax", "contact"]),
+        UsPassportRecognizer(context=["passport", "passport#", "travel"]),
+        UsBankRecognizer(context=["account", "account#", "acct", "bank", "banking", "routing"]),
+        UsLicenseRecognizer(context=["driver", "drivers", "driver's", "license", "licence", "dl", "driving"]),
+    ]
+    return AnalyzerEngine(
+        registry=RecognizerRegistry(recognizers=recognizers, supported_languages=["en"]),
+        nlp_engine=nlp,
+        supported_languages=["en"],
+        context_aware_enhancer=LemmaContextAwareEnhancer(context_matching_mode="whole_word"),
+    )
+
+
+def answer(engine: AnalyzerEngine, windows: Sequence[Window]) -> list[list[Hit]]:
+    """What presidio finds in each window from its `start` on, where nothing of ours stands. Offsets of the channel."""
+    return [[hit._replace(start=hit.start + window.offset, end=hit.end + window.offset) for hit in _ask(engine, window)]
+            for window in windows]  # fmt: skip
+
+
+def _ask(engine: AnalyzerEngine, window: Window) -> list[Hit]:
+    text, begin = window.text, window.start - window.offset
+    ours = [hit for hit in recognise(text, begin) if hit.score >= THRESHOLDS[hit.label]]
+    theirs = []
+    for result in engine.analyze(readable(text, begin), "en", score_threshold=WEAK):
+        start, end, label = result.start, result.end, canonical(result.entity_type)
+        if start < begin or any(end > hit.start and start < hit.end for hit in ours):
+            continue
+        score = float(result.score)
+        # presidio finds telephone numbers in plain integers; without a word that names one they are just numbers.
+        if label == PHONE and score < THRESHOLDS[PHONE] or impersonal(text, start, end, ""):
+            score = WEAK
+        theirs.append(Hit(start, end, label, score))
+    return settled(distinct(theirs), begin, len(text))
+
+
+def readable(text: str, begin: int) -> str:
+    """`text` of the same length in which presidio sees boundaries and context words where Chinese has them."""
+    if text.isascii():
+        return text
+    left = text[:begin]
+    for word, english in _TRANSLATED:
+        if word in left:
+            # What stands to its left makes room: the word may be shorter than its translation.
+            at = left.rindex(word) + len(word)
+            left = (" " * at + english)[-at:] + left[at:] if at > len(english) else english[:at] + left[at:]
+    return _NOT_ASCII.sub(" ", left + text[begin:])
