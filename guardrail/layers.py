@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -253,6 +254,7 @@ def _shown(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False)
     else:
         text = {dict: "a table", list: "a list", NoneType: "nothing"}.get(type(value), str(value))
+    text = re.sub(r"//[^/@\s]*@", "//...@", text)  # a password in a URL is a secret
     return text if len(text) <= 80 else text[:77] + "..."
 
 
