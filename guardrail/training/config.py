@@ -51,6 +51,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     model: Model
     mix: tuple[Quota, ...]
+    licenses: dict[str, str] = {}
+    """Licence of a source whose rows do not name one, for the model card."""
     where: dict[str, str] = {}
     """A row that has one of these fields must hold this value there; rows without the field are ours and pass."""
     seed: int = 0
@@ -82,7 +84,7 @@ def load_config(path: Path) -> TrainConfig:
     try:
         return msgspec.toml.decode(path.read_bytes(), type=TrainConfig)
     except FileNotFoundError:
-        raise SettingsError(f"{path}: no such file; expected a training file such as models/guard-zh-en/train.toml") from None
+        raise SettingsError(f"{path}: no such file; expected a training file (TOML)") from None
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}; expected a readable training file") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -18,10 +18,11 @@ from guardrail.errors import SettingsError
 from guardrail.training.config import Quota
 
 LABELS = ("safe", "unsafe", "borderline")
+_EXPECTED = "expected one JSON object a line"
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One labelled text. `cls` is the harm class ('' unknown), `cls2` the harm under a jailbreak, `pair` a twin's key."""
+    """One labelled text. `cls` is its harm ('' unknown), `cls2` the harm under a jailbreak, `pair` its twin's key."""
 
     text: str
     label: str
@@ -32,6 +33,7 @@ class Row(msgspec.Struct, frozen=True):
     source: str = ""
     pair: str = ""
     id: str = ""
+    license: str = ""
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -48,9 +50,9 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 try:
                     value = json.loads(line)
                 except ValueError as error:
-                    raise SettingsError(f"{path}: line {line_number}: not JSON ({error}); expected one object a line") from None
+                    raise SettingsError(f"{path}: line {line_number}: not JSON ({error}); {_EXPECTED}") from None
                 if not isinstance(value, dict):
-                    raise SettingsError(f"{path}: line {line_number}: expected a JSON object, not {type(value).__name__}")
+                    raise SettingsError(f"{path}: line {line_number}: a JSON {type(value).__name__}; {_EXPECTED}")
                 yield line_number, value
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file; expected JSON Lines, plain or .gz") from None
@@ -77,8 +79,8 @@ def read_rows(path: Path, where: Mapping[str, str] | None = None, *, strict: boo
         if not isinstance(text, str):
             raise SettingsError(f'{path}: line {number}: "text" is {_shown(text)}; expected a string')
         if label not in LABELS:
-            raise SettingsError(f'{path}: line {number}: "label" is {_shown(label)}; expected safe, unsafe or borderline')
-        for key in ("lang", "kind", "cls", "cls2", "source", "pair"):
+            raise SettingsError(f'{path}: line {number}: "label" is {_shown(label)}; expected {", ".join(LABELS)}')
+        for key in ("lang", "kind", "cls", "cls2", "source", "pair", "license"):
             if not isinstance(value.get(key) or "", str):
                 raise SettingsError(f'{path}: line {number}: "{key}" is {_shown(value[key])}; expected a string')
         rows.append(
@@ -92,6 +94,7 @@ def read_rows(path: Path, where: Mapping[str, str] | None = None, *, strict: boo
                 source=value.get("source") or name,
                 pair=value.get("pair") or "",
                 id=str(value.get("id") or number),
+                license=value.get("license") or "",
             )
         )
     return rows

@@ -1,0 +1,191 @@
+"""`guardrail evaluate`: how well a detector tells safe from unsafe on labelled files, as a table or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from guardrail.errors import DetectorError, SettingsError
+from guardrail.resources import model_path
+from guardrail.settings import Settings
+from guardrail.training.evaluate import (
+    ClassifierScorer,
+    HarmScorer,
+    SpanFinder,
+    grouped,
+    measure_spans,
+    read_labelled,
+    read_spans,
+    report,
+    score_rows,
+)
+from guardrail.training.metrics import Metrics
+from guardrail.training.rows import Row
+
+COLUMNS = ("n", "auroc", "auprc", "f1", "precision", "recall", "fpr")
+
+
+def evaluate(
+    files: Annotated[list[Path], typer.Argument(help="Labelled rows: JSON Lines, plain or .gz.", show_default=False)],
+    detector: Annotated[
+        Literal["classifier", "keywords", "pii", "guard"],
+        typer.Option(help="What is measured. guard: everything the policies enforce; pii: rows {text, spans}."),
+    ] = "classifier",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only rows in which FIELD is VALUE; may be repeated.", metavar="FIELD=VALUE"),
+    ] = None,
+    by: Annotated[Literal["source"] | None, typer.Option(help="Also by each value of this field.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many rows of each file.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The id of a model that comes with the package, or a folder.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Settings file (default: guardrail.toml if there is one).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Measure a detector on FILES of {text, label: safe|unsafe|borderline, lang?, kind?, cls?} rows.
+
+    Borderline rows are left out. auroc and auprc judge the scores; f1, precision, recall and fpr (safe rows flagged)
+    the shipped threshold. With --detector pii the rows are {text, spans: [{start, end, type}]}, and precision, recall
+    and f1 are given by type; a prediction counts when it covers at least half of a true span of its type.
+    """
+    try:
+        wanted = _conditions(where or [])
+        overrides = {"classifier.model": model} if model is not None else {}
+        settings = Settings.load(config, overrides=overrides)
+        if detector == "pii":
+            answer = _evaluate_spans(files, wanted, limit, settings)
+        else:
+            answer = asyncio.run(_evaluate(files, detector, wanted, by, limit, settings))
+    except (SettingsError, DetectorError) as error:
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"Error: {error}")
+        raise typer.Exit(2) from None
+    if as_json:
+        print(json.dumps({"files": answer}, ensure_ascii=False, indent=2))
+    else:
+        _show(answer)
+
+
+async def _evaluate(
+    files: list[Path], detector: str, where: Mapping[str, str], by: str | None, limit: int | None, settings: Settings
+) -> dict[str, Any]:
+    # Every file is read before anything is loaded: a bad line is told at once, not after minutes.
+    rows = {path: read_labelled(path, where, limit) for path in files}
+    scorer = _scorer(detector, settings)
+    answer: dict[str, Any] = {}
+    with _progress() as progress:
+        try:
+            await scorer.start()
+            for path, found in rows.items():
+                task = progress.add_task(path.name, total=len(found))
+                scores = await score_rows(scorer, found, on_done=lambda n, task=task: progress.advance(task, n))  # type: ignore[misc]
+                result: dict[str, Any] = {**report(found, scores, scorer.threshold)}
+                if by is not None:
+                    result[f"by_{by}"] = grouped(found, scores, scorer.threshold, _source)
+                answer[str(path)] = result
+        finally:
+            await scorer.close()
+    return answer
+
+
+def _evaluate_spans(
+    files: list[Path], where: Mapping[str, str], limit: int | None, settings: Settings
+) -> dict[str, Any]:
+    rows = {path: read_spans(path, where, limit) for path in files}
+    from guardrail import app
+
+    find: SpanFinder = app.scorer("pii", settings)
+    answer: dict[str, Any] = {}
+    with _progress() as progress:
+        for path, found in rows.items():
+            predictions = [find(row.text) for row in progress.track(found, description=path.name)]
+            answer[str(path)] = {"types": measure_spans(found, predictions)}
+    return answer
+
+
+def _scorer(detector: str, settings: Settings) -> HarmScorer:
+    if detector != "classifier":
+        from guardrail import app
+
+        harm: HarmScorer = app.scorer(detector, settings)
+        return harm
+    # torch takes a second to import, and the other detectors need none of it.
+    from guardrail.inference.torch import load_classifier
+
+    chosen = settings.classifier
+    # Nobody waits here: a batch may take as long as it takes.
+    engine, card = load_classifier(
+        model_path(chosen.model),
+        device=chosen.device,
+        threads=chosen.threads,
+        batch_tokens=chosen.batch_tokens,
+        queue=1 << 20,
+        deadline=3600.0,
+    )
+    return ClassifierScorer(engine, card)
+
+
+def _source(row: Row) -> str:
+    return row.source
+
+
+def _conditions(where: list[str]) -> dict[str, str]:
+    wanted = {}
+    for condition in where:
+        field, equals, value = condition.partition("=")
+        if not (field and equals):
+            raise SettingsError(f'--where: got "{condition}"; expected FIELD=VALUE, such as lic=permissive')
+        wanted[field] = value
+    return wanted
+
+
+def _progress() -> Progress:
+    """A bar on stderr, so that stdout holds nothing but the answer; rich hides it where stderr is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _show(answer: Mapping[str, Any]) -> None:
+    console = Console()
+    for path, result in answer.items():
+        if "types" in result:
+            title = path
+            table = Table("type", "precision", "recall", "f1", "support")
+            for name, found in result["types"].items():
+                table.add_row(name, *(_cell(found[key]) for key in ("precision", "recall", "f1", "support")))
+        else:
+            title = f"{path} at threshold {result['threshold']}"
+            table = Table("rows", *COLUMNS)
+            _add(table, "all", result)
+            for group in ("by_lang", "by_kind", "by_source"):
+                for name, part in result.get(group, {}).items():
+                    _add(table, f"{group.removeprefix('by_')} {name}", part)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print(title, soft_wrap=True, markup=False, highlight=False)
+        console.print(table)
+
+
+def _add(table: Table, name: str, metrics: Metrics) -> None:
+    table.add_row(name, *(_cell(metrics.get(key)) for key in COLUMNS))
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Making and measuring classifiers: rows, targets, fine-tuning, export, evaluation."""

@@ -1,0 +1,296 @@
+"""Fine-tune a sequence classifier with one sigmoid head a label: seeded, resumable to the bit, stopped on dev.
+
+The lowest layers and the embeddings stay as the backbone has them, which is what makes a run on one CPU core possible.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import random
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from guardrail.errors import SettingsError
+from guardrail.inference.tokens import TokenEncoder
+from guardrail.training.config import TrainConfig
+from guardrail.training.rows import Row
+from guardrail.training.targets import LABELS, targets
+
+
+class Progress(NamedTuple):
+    """How far a run is: steps done and in all, the running loss, and the dev metric of the last epoch, if any."""
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    dev: float | None
+
+
+class Outcome(NamedTuple):
+    """A finished run: the model with its best epoch's weights, and each epoch's dev metric."""
+
+    model: Any
+    epochs: list[float]
+    best_epoch: int
+    rows: int
+
+
+def load_backbone(folder: Path, config: TrainConfig) -> Any:
+    """Load the first `layers` layers of a Hugging Face encoder with fresh heads, the lowest ones frozen, in fp32.
+
+    Raises SettingsError when the folder holds no model of that depth.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    if not (folder / "config.json").is_file():
+        raise SettingsError(f"{folder}: no config.json; expected a Hugging Face encoder to start from (--backbone)")
+    # Layers above the cut are "unexpected keys" by design; the long report would hide real messages.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    depth = AutoConfig.from_pretrained(folder).num_hidden_layers
+    if config.layers > depth:
+        raise SettingsError(f"{folder}: the model has {depth} layers; the training file asks for {config.layers}")
+    torch.manual_seed(config.seed)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        num_hidden_layers=config.layers,
+        num_labels=len(LABELS),
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: i for i, name in enumerate(LABELS)},
+        problem_type="multi_label_classification",
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,  # heads of a classifier that is trained further are made anew
+    )
+    encoder = model.base_model
+    for parameter in encoder.embeddings.parameters():
+        parameter.requires_grad = False
+    for layer in encoder.encoder.layer[: config.frozen_layers]:
+        for parameter in layer.parameters():
+            parameter.requires_grad = False
+    return model
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int, dice: random.Random) -> list[list[int]]:
+    """Order row indices into batches of similar length (little padding), the batches shuffled, for one epoch."""
+    order = list(range(len(lengths)))
+    dice.shuffle(order)
+    # Sorted inside pools, not over all rows, so that batches differ from epoch to epoch.
+    pool = batch_size * 32
+    batches = []
+    for begin in range(0, len(order), pool):
+        chunk = sorted(order[begin : begin + pool], key=lambda i: lengths[i])
+        batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    dice.shuffle(batches)
+    return batches
+
+
+def pad(ids: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Stack token ids into ([n, longest] int64, attention mask of the same shape)."""
+    longest = max(map(len, ids))
+    tokens = torch.full((len(ids), longest), pad_id, dtype=torch.int64)
+    mask = torch.zeros((len(ids), longest), dtype=torch.int64)
+    for i, row in enumerate(ids):
+        tokens[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        mask[i, : len(row)] = 1
+    return tokens, mask
+
+
+def predict(model: Any, ids: Sequence[Sequence[int]], batch_size: int = 32) -> list[list[float]]:
+    """Sigmoid scores [n, labels] of token ids, in the order given."""
+    device = next(model.parameters()).device
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    scores: list[list[float]] = [[] for _ in ids]
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for begin in range(0, len(order), batch_size):
+            batch = order[begin : begin + batch_size]
+            tokens, mask = pad([ids[i] for i in batch], model.config.pad_token_id or 0)
+            logits = model(input_ids=tokens.to(device), attention_mask=mask.to(device)).logits
+            for i, row in zip(batch, logits.float().sigmoid().cpu().tolist(), strict=True):
+                scores[i] = row
+    model.train(was_training)
+    return scores
+
+
+def score_texts(model: Any, encoder: TokenEncoder, texts: Sequence[str], overlap: int) -> list[list[float]]:
+    """Scores [n, labels] as the engine gives them: long texts by overlapping windows, each label's highest score."""
+    windows = encoder.windows(texts, overlap)
+    scored = iter(predict(model, [window.ids for found in windows for window in found]))
+    return [[max(column) for column in zip(*islice(scored, len(found)), strict=True)] for found in windows]
+
+
+def finetune(
+    config: TrainConfig,
+    rows: Sequence[Row],
+    backbone: Path,
+    checkpoint: Path,
+    *,
+    judge: Callable[[Any], float] | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    stop_after: int | None = None,
+) -> Outcome | None:
+    """Train on `rows`, going on from `checkpoint` where one is left, and return the best epoch's model.
+
+    `judge(model)` is the dev metric at each epoch's end (higher is better); without it the last epoch wins. The run
+    stops after `patience` epochs without a better one. With `stop_after` it saves after that many steps and returns
+    None: what a later call continues ends in the same weights as a run without a break.
+    """
+    torch.set_num_threads(config.threads)
+    model = load_backbone(backbone, config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+    encoder = TokenEncoder.load(backbone, config.max_tokens)
+    ids = encoder.head_and_tail([row.text for row in rows])
+    wanted, weights = (torch.tensor(part) for part in zip(*(targets(row) for row in rows), strict=True))
+    lengths = [len(row) for row in ids]
+
+    head = [
+        p for name, p in model.named_parameters() if p.requires_grad and not name.startswith(model.base_model_prefix)
+    ]
+    body = [p for p in model.base_model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [{"params": body, "lr": config.learning_rate}, {"params": head, "lr": config.head_learning_rate}],
+        weight_decay=config.weight_decay,
+    )
+    per_epoch = math.ceil(len(rows) / config.batch_size)
+    steps = per_epoch * config.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config.warmup))
+
+    state = _Checkpoint(checkpoint, _fingerprint(config, rows), model, optimizer, schedule)
+    state.restore()
+    model.train()
+    # Dropout is off below the cut: a frozen layer has nothing to regularise.
+    model.base_model.embeddings.eval()
+    for layer in model.base_model.encoder.layer[: config.frozen_layers]:
+        layer.eval()
+    loss_shown = state.loss
+    while state.step < steps and not state.finished:
+        epoch = state.step // per_epoch
+        batches = plan_batches(lengths, config.batch_size, random.Random(f"{config.seed}:{epoch}"))
+        for batch in batches[state.step % per_epoch :]:
+            tokens, mask = pad([ids[i] for i in batch], model.config.pad_token_id or 0)
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+                logits = model(input_ids=tokens.to(device), attention_mask=mask.to(device)).logits
+            raw = binary_cross_entropy_with_logits(logits.float(), wanted[batch].to(device), reduction="none")
+            known = weights[batch].to(device)
+            # The one number that drives blocking weighs as much as all class heads together.
+            share = known / known.sum(0).clamp(min=1.0)
+            per_head = (raw * share).sum(0)
+            loss = per_head[0] + per_head[1:].mean() * 2.0
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(body + head, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            loss_shown = state.loss = 0.98 * loss_shown + 0.02 * loss.item() if loss_shown else loss.item()
+            on_progress(Progress(state.step, steps, epoch, loss_shown, state.dev[-1] if state.dev else None))
+            if state.step % per_epoch and (state.step == stop_after or state.step % config.checkpoint_steps == 0):
+                state.save()
+                if state.step == stop_after:
+                    return None
+        state.end_epoch(judge(model) if judge else float(epoch), config.patience)
+        on_progress(Progress(state.step, steps, epoch, loss_shown, state.dev[-1]))
+        state.save()
+        if state.step == stop_after:
+            return None
+    state.load_best()
+    model.eval()
+    return Outcome(model, list(state.dev), state.best_epoch, len(rows))
+
+
+class _Checkpoint:
+    """The state of a run on disk: trained weights, optimiser, dice and dev history. Written whole, then renamed."""
+
+    def __init__(self, folder: Path, fingerprint: str, model: Any, optimizer: Any, schedule: Any) -> None:
+        self.path = folder / "state.pt"
+        self.fingerprint = fingerprint
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.step = 0
+        self.loss = 0.0
+        self.dev: list[float] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch = -1
+        self.finished = False
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def restore(self) -> None:
+        """Take up what is on disk. Raises SettingsError when it belongs to other rows or another training file."""
+        if not self.path.is_file():
+            return
+        try:
+            saved = torch.load(self.path, weights_only=True)
+            fingerprint = saved["fingerprint"]
+        except Exception as error:  # torch raises half a dozen kinds for a damaged file
+            raise SettingsError(f"{self.path}: unreadable checkpoint ({error}); delete it to start again") from None
+        if fingerprint != self.fingerprint:
+            raise SettingsError(
+                f"{self.path}: belongs to a run with other rows or settings; pass --restart to start again, "
+                "or --checkpoint to keep both"
+            )
+        self.model.load_state_dict(saved["weights"], strict=False)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        torch.set_rng_state(saved["dice"])
+        self.step, self.loss, self.dev = saved["step"], saved["loss"], saved["dev"]
+        self.best, self.best_epoch, self.finished = saved["best"], saved["best_epoch"], saved["finished"]
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        torch.save(
+            {
+                "fingerprint": self.fingerprint,
+                "weights": self._trained(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "dice": torch.get_rng_state(),
+                "step": self.step,
+                "loss": self.loss,
+                "dev": self.dev,
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+                "finished": self.finished,
+            },
+            partial,
+        )
+        os.replace(partial, self.path)
+
+    def end_epoch(self, metric: float, patience: int) -> None:
+        self.dev.append(metric)
+        if self.best_epoch < 0 or metric > self.dev[self.best_epoch]:
+            self.best_epoch = len(self.dev) - 1
+            self.best = {name: p.clone().cpu() for name, p in self._trained().items()}
+        self.finished = len(self.dev) - 1 - self.best_epoch >= patience
+
+    def load_best(self) -> None:
+        if self.best:
+            self.model.load_state_dict(self.best, strict=False)
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """Learning-rate factor: a linear rise over the share `warmup` of all steps, then a linear fall to zero."""
+    rise = max(1, int(steps * warmup))
+    return (step + 1) / rise if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
+
+
+def _fingerprint(config: TrainConfig, rows: Sequence[Row]) -> str:
+    digest = hashlib.sha256(msgspec.json.encode(config, order="deterministic"))
+    digest.update(msgspec.json.encode(list(rows)))
+    return digest.hexdigest()
