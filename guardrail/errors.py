@@ -14,7 +14,8 @@ GuardrailError
 |-- UpstreamError
 |   |-- UpstreamUnavailable  502
 |   `-- UpstreamTimeout      504
-`-- StoreError               cannot know or keep a record; `on_store_error` answers
+|-- StoreError               cannot know or keep a record; `on_store_error` answers
+`-- RecordError              a record that does not verify: altered, of another key, not the one it says it is
 """
 
 from __future__ import annotations
@@ -109,3 +110,7 @@ class UpstreamTimeout(UpstreamError):
 
 class StoreError(GuardrailError):
     """The store is away: a standing cannot be known or a record cannot be kept."""
+
+
+class RecordError(GuardrailError):
+    """A record that does not verify; the message names it and never what it holds."""

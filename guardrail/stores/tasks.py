@@ -1,0 +1,82 @@
+"""What the event loop asks of the writer's thread, and how the answer gets back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from guardrail.core.admission import Subject
+from guardrail.core.incidents import Incident
+from guardrail.core.sanctions import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Where an answer is waited for."""
+
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+
+    @classmethod
+    def here(cls) -> Reply:
+        """A reply to the running loop."""
+        loop = asyncio.get_running_loop()
+        return cls(loop, loop.create_future())
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    incident: Incident
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """Append an entry that a person decided."""
+
+    subject: Subject
+    entry: Entry
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Answer once everything queued before is written."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    subject: Subject
+    at: float
+
+
+Task = Refuse | Enter | Flush | Allow
+Answer = tuple[Task, Any]
+"""A task and its result, or the exception that it is answered with."""
+
+
+def deliver(answers: Iterable[Answer]) -> None:
+    """Give every answer to its loop, waking each loop once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for task, result in answers:
+        if not isinstance(task, Allow):
+            by_loop.setdefault(task.reply.loop, []).append((task.reply.future, result))
+    for loop, settled in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle, settled)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more, and what they asked for is done
+
+
+def _settle(settled: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, result in settled:
+        if future.done():  # whoever waited was called off
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

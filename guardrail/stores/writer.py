@@ -1,0 +1,355 @@
+"""The one thread of a process that touches the database: it writes in groups, follows others, and survives an outage.
+
+A turn takes what is queued, writes it in one transaction, commits once, and answers everyone. When the database
+cannot be written, incidents and ledger entries go to the journal instead; when it can again, they are replayed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sqlite3
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
+
+from guardrail.core.admission import Subject
+from guardrail.core.incidents import Decision
+from guardrail.core.sanctions import Allowed, Entry, Ladder, Standing, Strike, next_sanction
+from guardrail.errors import StoreError
+from guardrail.stores import migrations
+from guardrail.stores.engine import data_version, database_file, open_engine
+from guardrail.stores.journal import Journal
+from guardrail.stores.ledger import Writing, last_id, live_keys, read_after, read_history
+from guardrail.stores.mirror import Mirror, ends_row, key_of
+from guardrail.stores.rows import Key, Refusal, Sealer, decision_row, entry_of, entry_row, refusal
+from guardrail.stores.tables import decisions as decisions_table
+from guardrail.stores.tasks import Allow, Answer, Enter, Flush, Refuse, Task, deliver
+
+RETRY = 1.0
+"""Seconds between two attempts to reach a database that was away."""
+PRUNE = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class Writer:
+    """All methods run in one thread; `degraded` and the mirror may be read from any."""
+
+    def __init__(
+        self, url: str, sealer: Sealer, ladder: Ladder, mirror: Mirror, journal: Journal, *,
+        patience: float, clock: Callable[[], float], dropped: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self._url, self._patience = url, patience
+        self._sealer, self._ladder, self._mirror, self._journal = sealer, ladder, mirror, journal
+        self._clock, self._dropped = clock, dropped
+        self._engine: Engine | None = None
+        self._connection: Connection | None = None
+        self._reader: Connection | None = None
+        self._version = -1
+        self._last = 0
+        self._retry_at = 0.0
+        self._prune_at = time.monotonic() + PRUNE
+        self._guessed: set[Key] = set()  # subjects whose mirror holds what only the journal knows
+        self._journaled: set[str] = set()  # their strikes
+        self.degraded = False
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Migrate, load the mirror, replay what killed processes left. Raises `StoreError`."""
+        file = database_file(self._url)
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))  # the log beside it gets the same mode
+            self._engine = open_engine(self._url, patience=self._patience)
+            migrations.upgrade(self._engine)
+            self._connect()
+            self._load()
+            self._replay()
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            self.close()
+            raise StoreError(
+                f"database {file}: cannot be used ({_reason(error)}); expected a file that this user may write"
+            ) from error
+
+    def close(self) -> None:
+        self._disconnect()
+        self._journal.close()
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def turn(self, tasks: Sequence[Task], decisions: Sequence[Decision]) -> Sequence[Decision]:
+        """Write tasks and decisions, and answer. Returns the decisions to be given again at a later turn."""
+        if self.degraded and not self._recover():
+            deliver(self._to_journal(tasks))
+            return decisions
+        try:
+            self._follow()
+            tasks = self._worth_writing(tasks)
+            if tasks or decisions:
+                deliver(self._commit(tasks, decisions))
+            self._prune()
+        except Exception as error:
+            if not _away(error):
+                return self._one_by_one(tasks, decisions, error)
+            self._degrade(error)
+            deliver(self._to_journal(tasks))
+            return decisions
+        return ()
+
+    # -- the database --------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        assert self._engine is not None
+        self._connection = self._engine.connect()
+        self._reader = self._engine.connect().execution_options(reading=True)
+
+    def _disconnect(self) -> None:
+        for connection in (self._connection, self._reader):
+            if connection is not None:
+                try:
+                    connection.close()
+                except (SQLAlchemyError, sqlite3.Error):
+                    connection.invalidate()
+        self._connection = self._reader = None
+
+    def _load(self) -> None:
+        assert self._reader is not None
+        self._version = data_version(self._reader)
+        with self._reader.begin():
+            self._last = last_id(self._reader)
+            for key in live_keys(self._reader, self._ladder, self._clock()):
+                self._mirror.put(key, read_history(self._reader, key))
+
+    def _follow(self) -> None:
+        """Take over what other processes have written since."""
+        assert self._reader is not None
+        version = data_version(self._reader)
+        if version != self._version:
+            with self._reader.begin():
+                self._learn(read_after(self._reader, self._last))
+            self._version = version
+
+    def _learn(self, fresh: Sequence[tuple[int, Key, Entry | None]]) -> None:
+        for ident, key, entry in fresh:
+            if entry is not None:
+                self._mirror.add(key, entry)
+            self._last = ident
+
+    def _worth_writing(self, tasks: Sequence[Task]) -> list[Task]:
+        """Leave out what changes nothing: a request that passed, of a subject without a row of strikes."""
+        refused = {key_of(task.incident.subject) for task in tasks if isinstance(task, Refuse)}
+        kept: list[Task] = []
+        for task in tasks:
+            if isinstance(task, Allow):
+                key = key_of(task.subject)
+                entries = self._mirror.entries(key)
+                if key not in refused and (not entries or not ends_row(entries, self._ladder, task.at)):
+                    continue
+            kept.append(task)
+        return kept
+
+    def _commit(self, tasks: Sequence[Task], decisions: Sequence[Decision]) -> list[Answer]:
+        assert self._connection is not None
+        refusals = {id(task): refusal(task.incident, self._sealer) for task in tasks if isinstance(task, Refuse)}
+        rows = [decision_row(decision) for decision in decisions]
+        answers: list[Answer] = []
+        fresh: Sequence[tuple[int, Key, Entry | None]] = ()
+        touches_ledger = any(not isinstance(task, Flush) for task in tasks)
+        if touches_ledger or rows:
+            with self._connection.begin():
+                if touches_ledger:
+                    writing = Writing(self._connection, self._ladder, refusals.values())
+                    answers = [(task, self._apply(writing, task, refusals)) for task in tasks]
+                    writing.flush()
+                    fresh = read_after(self._connection, self._last)
+                if rows:
+                    self._connection.execute(insert(decisions_table), rows)
+            self._learn(fresh)
+        return answers or [(task, None) for task in tasks]
+
+    def _apply(self, writing: Writing, task: Task, refusals: dict[int, Refusal]) -> Standing | None:
+        match task:
+            case Refuse():
+                return writing.refuse(refusals[id(task)])
+            case Enter():
+                writing.enter(task.subject, task.entry)
+                return writing.standing(task.subject, task.entry.at)
+            case Allow():
+                writing.allow(task.subject, Allowed(task.at))
+        return None
+
+    def _one_by_one(self, tasks: Sequence[Task], decisions: Sequence[Decision], error: Exception) -> Sequence[Decision]:
+        """Something among these cannot be written at all: write the others, and say so to whoever sent it."""
+        if len(tasks) + len(decisions) == 1:
+            _log.error("a record cannot be written and is refused (%s)", _reason(error))
+            deliver((task, StoreError(f"the record cannot be written ({_reason(error)})")) for task in tasks)
+            if decisions:
+                self._dropped(1)
+            return ()
+        left: list[Decision] = []
+        for task in tasks:
+            self.turn([task], ())
+        for decision in decisions:
+            left += self.turn((), [decision])
+        return left
+
+    def _prune(self) -> None:
+        if time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + PRUNE
+            self._mirror.prune(self._clock())
+
+    # -- an outage -----------------------------------------------------------------------------------------------
+
+    def _degrade(self, error: Exception) -> None:
+        _log.error("the database cannot be used (%s): incidents and strikes go to the journal", _reason(error))
+        self.degraded = True
+        self._retry_at = time.monotonic() + RETRY
+        self._disconnect()
+
+    def _recover(self) -> bool:
+        """Try to reach the database again; true when it is back and holds what the journal held."""
+        if time.monotonic() < self._retry_at:
+            return False
+        try:
+            self._connect()
+            self._replay()
+        except Exception as error:
+            _log.warning("the database is still away (%s)", _reason(error))
+            self._retry_at = time.monotonic() + RETRY
+            self._disconnect()
+            return False
+        _log.warning("the database is back, and the journal is in it")
+        self.degraded = False
+        return True
+
+    def _to_journal(self, tasks: Sequence[Task]) -> list[Answer]:
+        """Keep tasks on the disk, and answer from the mirror as far as it knows."""
+        refusals: dict[int, Refusal] = {}
+        answers: list[Answer] = []
+        items: list[dict[str, Any]] = []
+        kept: list[Task] = []
+        for task in self._worth_writing(tasks):
+            try:
+                if isinstance(task, Refuse):
+                    refusals[id(task)] = refusal(task.incident, self._sealer)
+                if not isinstance(task, Flush):
+                    items.append(_item(task, refusals.get(id(task))))
+                kept.append(task)
+            except Exception as error:
+                answers.append((task, StoreError(f"the record cannot be written ({_reason(error)})")))
+        try:
+            if items:
+                self._journal.write(items)
+        except StoreError as error:
+            _log.error("%s; the database is away too", error)
+            return [*answers, *((task, error) for task in kept)]
+        for task in kept:
+            answers.append((task, self._guess(task, refusals.get(id(task)))))
+        return answers
+
+    def _guess(self, task: Task, made: Refusal | None) -> Standing | None:
+        """Put a task into the mirror alone, and say where its subject stands then. The replay sets it right."""
+        match task:
+            case Refuse():
+                assert made is not None
+                key, at = key_of(made.subject), made.at
+                if made.strike is not None and made.strike not in self._journaled:
+                    self._journaled.add(made.strike)
+                    self._guessed.add(key)
+                    self._mirror.add(key, Strike(at, made.id, made.row["strike"]))
+                    entries = self._mirror.entries(key)
+                    imposed = next_sanction(entries, self._ladder, at, shared=made.subject.shared)
+                    if imposed is not None:
+                        self._mirror.add(key, imposed)
+                return replace(self._mirror.standing(key, at), recorded=made.id)
+            case Enter():
+                key = key_of(task.subject)
+                self._guessed.add(key)
+                self._mirror.add(key, task.entry)
+                return self._mirror.standing(key, task.entry.at)
+            case Allow():
+                key = key_of(task.subject)
+                self._guessed.add(key)
+                self._mirror.add(key, Allowed(task.at))
+        return None
+
+    def _replay(self) -> None:
+        """Write what is in the journals, each item once however often this is tried, and only then remove them."""
+        assert self._connection is not None
+        items = self._journal.read()
+        if items:
+            try:
+                self._write_items(items)
+            except Exception as error:
+                if _away(error) or len(items) == 1:
+                    raise
+                for item in items:
+                    self._write_items([item])
+            _log.warning("%d records replayed from the journal", len(items))
+        self._journal.clear()
+        if self._guessed:
+            with self._connection.begin():
+                for key in self._guessed:
+                    self._mirror.put(key, read_history(self._connection, key))
+        self._guessed.clear()
+        self._journaled.clear()
+
+    def _write_items(self, items: Sequence[dict[str, Any]]) -> None:
+        assert self._connection is not None
+        refusals = [_refusal_of(item) for item in items if item["verb"] == "refuse"]
+        unread = iter(refusals)
+        with self._connection.begin():
+            writing = Writing(self._connection, self._ladder, refusals)
+            for item in items:
+                subject = Subject(*item["subject"])
+                if item["verb"] == "refuse":
+                    writing.refuse(next(unread))
+                elif not writing.entered(item["key"]):
+                    entry = entry_of(item["entry"])
+                    if isinstance(entry, Allowed):
+                        writing.allow(subject, entry, item["key"])
+                    elif entry is not None:
+                        writing.enter(subject, entry, item["key"])
+            writing.flush()
+            fresh = read_after(self._connection, self._last)
+        self._learn(fresh)
+
+
+def _item(task: Refuse | Enter | Allow, made: Refusal | None) -> dict[str, Any]:
+    """A task as the journal keeps it."""
+    if made is not None:
+        row = made.row | {"sealed": b64encode(made.row["sealed"]).decode()}
+        return {"verb": "refuse", "subject": list(made.subject), "row": row, "strike": made.strike}
+    assert not isinstance(task, Refuse)
+    entry = Allowed(task.at) if isinstance(task, Allow) else task.entry
+    key = f"j:{secrets.token_hex(12)}"
+    return {"verb": "enter", "subject": list(task.subject), "entry": entry_row(task.subject, entry), "key": key}
+
+
+def _refusal_of(item: dict[str, Any]) -> Refusal:
+    row = item["row"] | {"sealed": b64decode(item["row"]["sealed"])}
+    return Refusal(Subject(*item["subject"]), row, item["strike"])
+
+
+def _away(error: Exception) -> bool:
+    """Whether it is the database that failed, and not what was to be written."""
+    if isinstance(error, IntegrityError | DataError | ProgrammingError):
+        return False
+    return isinstance(error, DBAPIError | sqlite3.Error | OSError)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without the statement and its parameters, which SQLAlchemy would print."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return f"{type(error.orig).__name__}: {error.orig}"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return type(error).__name__
