@@ -42,7 +42,7 @@ FAULTS = {
     "crlf": "ends its lines with CRLF",
     "bytewise": "sends its stream byte by byte",
     "bytewise-crlf": "both",
-    "comments": "sends comments, event ids and blank lines between its events",
+    "comments": "sends comments and blank lines between and within its events",
 }
 SLOW_SECONDS = 30.0
 
@@ -100,7 +100,9 @@ class Upstream:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
-        config = uvicorn.Config(self._app, interface="asgi3", log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            self._app, interface="asgi3", log_level="critical", lifespan="off", timeout_graceful_shutdown=1
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
 
@@ -356,8 +358,7 @@ async def _as_asked(model: str, events: AsyncIterator[dict[str, Any]]) -> AsyncI
             yield b'data: {"error": {"message": "overloaded", "type": "server_error", "code": null}}\n\n'
             return
         if model == "comments":
-            yield b": thinking\n\n"
-            yield b"id: 7\n" if number % 2 else b"\n"
+            yield b": thinking\n\n\n" if number % 2 else b": still thinking\n"
         data = b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + end + end
         if model.startswith("bytewise"):
             for byte in data:

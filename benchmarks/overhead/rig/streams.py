@@ -16,7 +16,7 @@ _MARK, _DIGITS = "zqx", 12
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A stream as its reader saw it: the text, how it ended, and how long each stamped token was under way, in seconds."""
+    """A stream as its reader saw it: its text, how it ended, how many seconds each stamped token was under way."""
 
     text: str
     ending: str
