@@ -1,0 +1,348 @@
+"""Load policy packs and a profile into the one `PolicySet` that is enforced; knows of detectors what it is told."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from guardrail.core.content import Direction
+from guardrail.core.lexicon import PhraseError, PhraseList
+from guardrail.core.policy import Action, AppliesTo, Mode, Policy, PolicySet, Rule, Severity, TenantTerms
+from guardrail.errors import PolicyError
+from guardrail.policyfile import (
+    Phrases,
+    PolicyFile,
+    ProfileDefaults,
+    ProfileFile,
+    RuleFile,
+    decode,
+    one_of,
+    read_phrases,
+    read_toml,
+)
+
+KEYWORDS = "keywords"
+PROFILES = "profiles"
+CERTAIN = 1.0
+"""The score of a phrase that was found: it is there or it is not."""
+
+_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*(/[a-z0-9]+(-[a-z0-9]+)*)*")
+_WORDS = {action.word: action for action in Action}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What is enforced (`policies`), what the keywords detector looks for (`phrases`, by label), and the profile."""
+
+    policies: PolicySet
+    phrases: Mapping[str, PhraseList]
+    profile: str
+    title: str
+    defaults: ProfileDefaults
+    lists: Mapping[str, Phrases] = field(repr=False)
+
+    def locate(self, error: PhraseError) -> PolicyError:
+        """What the keywords detector refused, with the file and line where it stands."""
+        return PolicyError(f"{self.lists[error.label].origins[error.part][error.index]}: {error.problem}")
+
+
+def load(
+    directories: Sequence[Path],
+    profile: str,
+    *,
+    defaults: Mapping[str, Mapping[str, float]],
+    strike_defaults: Mapping[str, Mapping[str, float]] | None = None,
+    disabled_detectors: Collection[str] = (),
+    tenants: Mapping[str, TenantTerms] | None = None,
+    observe_all: bool = False,
+) -> Loaded:
+    """Load what `profile` enforces: the policies it names, and every policy of the directories after the first.
+
+    `directories[0]` holds the shipped policies, the others an operator's own. `defaults` and `strike_defaults` give
+    each detector's own thresholds by label; a detector that is neither there nor in `disabled_detectors` is unknown.
+    Rules of disabled detectors are left out and named in `PolicySet.not_enforced`. `observe_all` turns every rule to
+    observe mode. Raises `PolicyError`, whose message names file, rule, key, value and what would be accepted.
+    """
+    chosen, path = _profile(directories, profile)
+    known = Thresholds(defaults, strike_defaults or {}, frozenset(disabled_detectors), observe_all)
+    packs = [_read_pack(place, known) for place in _places(directories, chosen, path)]
+    rules = {rule.id for pack in packs for rule in pack.policy.rules}.union(*(pack.left_out for pack in packs))
+    _check_tenants(tenants or {}, {pack.policy.id for pack in packs}, rules)
+    policies = PolicySet(
+        policies=tuple(pack.policy for pack in packs),
+        digest=_digest(packs, profile, chosen, tenants or {}),
+        tenants=dict(tenants or {}),
+        not_enforced=tuple(rule for pack in packs for rule in pack.left_out),
+    )
+    lists = {label: found for pack in packs for label, found in pack.lists.items()}
+    phrases = {label: found.phrases for label, found in lists.items()}
+    return Loaded(policies, phrases, profile, chosen.title, chosen.defaults, lists)
+
+
+def profile_names(directories: Sequence[Path]) -> tuple[str, ...]:
+    """Every profile that can be named, sorted."""
+    return tuple(sorted({path.stem for directory in directories for path in (directory / PROFILES).glob("*.toml")}))
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What the loader is told about detectors: the known ones with their labels, and which are switched off."""
+
+    scores: Mapping[str, Mapping[str, float]]
+    strikes: Mapping[str, Mapping[str, float]]
+    disabled: frozenset[str]
+    observe_all: bool
+
+    def check(self, rule: RuleFile, labels: Sequence[str], where: str) -> None:
+        """Refuse a detector or label that nobody has."""
+        if rule.detector == KEYWORDS or rule.detector in self.disabled:
+            return
+        if rule.detector not in self.scores:
+            names = sorted({KEYWORDS, *self.scores, *self.disabled})
+            raise PolicyError(f'{where}: detector is "{rule.detector}"; expected {one_of(names)}')
+        for label in labels:
+            if label not in self.scores[rule.detector]:
+                known = one_of(sorted(self.scores[rule.detector]))
+                raise PolicyError(f'{where}: label is "{label}"; expected {known} (the labels of {rule.detector})')
+
+    def of(self, rule: RuleFile, label: str, where: str) -> tuple[float, float | None]:
+        """(least score that matches, least score that strikes or None) of `rule` for one of its labels."""
+        own = CERTAIN if rule.detector == KEYWORDS else self.scores[rule.detector][label]
+        threshold = own if rule.threshold is None else rule.threshold
+        if rule.strike is False:
+            return threshold, None
+        if rule.strike is not True:
+            return threshold, float(rule.strike)
+        strike = CERTAIN if rule.detector == KEYWORDS else self.strikes.get(rule.detector, {}).get(label)
+        if strike is None:
+            raise PolicyError(
+                f'{where}: strike is true, but {rule.detector} has no strike threshold of its own for "{label}"; '
+                "expected a number, or false"
+            )
+        return threshold, max(strike, threshold)
+
+
+@dataclass(slots=True)
+class _Pack:
+    policy: Policy
+    files: dict[str, str] = field(default_factory=dict)  # name below the policies directory -> sha256
+    lists: dict[str, Phrases] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+# -- which packs -----------------------------------------------------------------------------------------------------
+
+
+def _profile(directories: Sequence[Path], profile: str) -> tuple[ProfileFile, Path]:
+    found = [path for directory in directories if (path := directory / PROFILES / f"{profile}.toml").is_file()]
+    if not found:
+        names = one_of(profile_names(directories))
+        raise PolicyError(
+            f'no profile "{profile}" in {one_of([str(d / PROFILES) for d in directories])}; expected {names}'
+        )
+    if len(found) > 1:
+        raise PolicyError(f'{found[1]}: profile "{profile}" is there already, at {found[0]}; expected a new name')
+    return decode(read_toml(found[0]), ProfileFile, str(found[0])), found[0]
+
+
+def _places(directories: Sequence[Path], chosen: ProfileFile, path: Path) -> list[Path]:
+    """The folders of the policies to load, in order; an id that is in two directories is refused."""
+    places: dict[str, Path] = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise PolicyError(f"{directory}: no such directory; expected one that holds <policy-id>/policy.toml")
+        for place in sorted(directory.iterdir()):
+            if not place.is_dir() or place.name == PROFILES or place.name.startswith((".", "_")):
+                continue
+            if place.name in places:
+                raise PolicyError(
+                    f'{place}: policy "{place.name}" is there already, at {places[place.name]}; expected a new id'
+                )
+            places[place.name] = place
+    named: list[str] = []
+    for policy in chosen.policies:
+        if policy not in places:
+            raise PolicyError(f'{path}: policies names "{policy}"; expected {one_of(sorted(places))}')
+        if policy in named:
+            raise PolicyError(f'{path}: policies names "{policy}" twice; expected each once')
+        named.append(policy)
+    own = [name for name, place in places.items() if place.parent != directories[0] and name not in named]
+    return [places[name] for name in (*named, *own)]
+
+
+# -- one pack --------------------------------------------------------------------------------------------------------
+
+
+def _read_pack(place: Path, known: Thresholds) -> _Pack:
+    path = place / "policy.toml"
+    file = decode(read_toml(path), PolicyFile, str(path))
+    if file.id != place.name:
+        raise PolicyError(f'{path}: id is "{file.id}"; expected "{place.name}", the name of its folder')
+    if not file.rule:
+        raise PolicyError(f"{path}: rule is []; expected at least one [[rule]]")
+    pack = _Pack(Policy(file.id, file.title, (), _applies_to(file), _WORDS[file.on_error]))
+    pack.files[_below(path, place)] = _sha256(path)
+    rules: list[Rule] = []
+    seen: dict[str, int] = {}
+    for number, table in enumerate(file.rule, 1):
+        name = table.get("id")
+        where = f'{path}: rule "{name}"' if isinstance(name, str) else f"{path}: rule {number}"
+        rule = decode(table, RuleFile, where)
+        if not _ID.fullmatch(rule.id):
+            raise PolicyError(f'{where}: id is "{rule.id}"; expected lower-case words joined by - and /')
+        if rule.id in seen:
+            raise PolicyError(f'{where}: id is "{rule.id}", as of rule {seen[rule.id]}; expected each id once')
+        seen[rule.id] = number
+        _check(rule, where)
+        full = f"{file.id}/{rule.id}"
+        phrases = _phrases(rule, place, pack, where) if rule.detector == KEYWORDS else None
+        labels = [full] if phrases else [rule.label] if rule.label is not None else rule.labels
+        known.check(rule, labels, where)
+        if rule.detector in known.disabled:
+            pack.left_out.append(full)
+            continue
+        if phrases:
+            pack.lists[full] = phrases
+        rules.extend(_core_rules(rule, full, labels, known, where))
+    pack.policy = Policy(file.id, file.title, tuple(rules), pack.policy.applies_to, pack.policy.on_error)
+    return pack
+
+
+def _core_rules(rule: RuleFile, full: str, labels: Sequence[str], known: Thresholds, where: str) -> list[Rule]:
+    """One core rule for each pair of thresholds: labels of one rule may have different ones. All have the same id."""
+    groups: dict[tuple[float, float | None], list[str]] = defaultdict(list)
+    for label in labels:
+        groups[known.of(rule, label, where)].append(label)
+    return [
+        Rule(
+            id=full,
+            detector=rule.detector,
+            labels=frozenset(group),
+            category=rule.category,
+            threshold=threshold,
+            action=_WORDS[rule.action],
+            severity=Severity(rule.severity),
+            mode=Mode.OBSERVE if known.observe_all else Mode(rule.mode),
+            strike=strike,
+            articles=tuple(rule.articles),
+            because=rule.because,
+            placeholder=rule.placeholder,
+            answer=dict(rule.answer),
+            directions=frozenset(Direction(word) for word in rule.directions),
+        )
+        for (threshold, strike), group in groups.items()
+    ]
+
+
+def _check(rule: RuleFile, where: str) -> None:
+    """Refuse keys that contradict each other, which would otherwise mean something other than what was written."""
+    keywords = rule.detector == KEYWORDS
+    labels = [rule.label] if rule.label is not None else rule.labels
+    wrong: str | None = None
+    if keywords and not rule.phrases:
+        wrong = 'key "phrases" is missing; expected a phrase file beside policy.toml, or a list of them'
+    elif keywords and labels:
+        wrong = "label is set; expected phrases only, since a keyword rule's label is its id"
+    elif keywords and rule.threshold is not None:
+        wrong = f"threshold is {rule.threshold}; expected none, since a phrase is found or it is not"
+    elif not keywords and (rule.phrases or rule.match):
+        wrong = f'phrases or match is set; expected label or labels, since detector is "{rule.detector}"'
+    elif not keywords and (rule.label is None) == (not rule.labels):
+        wrong = "expected either label (one) or labels (a list)"
+    elif len(set(labels)) < len(labels):
+        wrong = "labels names one twice; expected each once"
+    elif (rule.action == "redact") != bool(rule.placeholder):
+        wrong = f'placeholder is "{rule.placeholder}"; expected a text with action = "redact", and none otherwise'
+    elif rule.action == "answer" and not (rule.answer.get("zh") and rule.answer.get("en")):
+        wrong = 'answer is incomplete; expected { zh = "...", en = "..." } with action = "answer"'
+    elif rule.action != "answer" and rule.answer:
+        wrong = f'answer is set with action = "{rule.action}"; expected it with action = "answer" only'
+    elif rule.threshold is not None and not 0 < rule.threshold <= 1:
+        wrong = f"threshold is {rule.threshold}; expected a number above 0 and up to 1"
+    elif rule.strike is not False and rule.action != "block":
+        wrong = f'strike is set with action = "{rule.action}"; expected it with action = "block" only'
+    elif not isinstance(rule.strike, bool) and not (rule.threshold or 0) <= rule.strike <= 1:
+        wrong = f"strike is {rule.strike}; expected true, false or a number from the rule's threshold up to 1"
+    elif not isinstance(rule.strike, bool) and rule.strike == 0:
+        wrong = "strike is 0; expected true, false or a number above 0"
+    if wrong is not None:
+        raise PolicyError(f"{where}: {wrong}")
+
+
+def _phrases(rule: RuleFile, place: Path, pack: _Pack, where: str) -> Phrases:
+    names = [rule.phrases] if isinstance(rule.phrases, str) else rule.phrases
+    paths: list[Path] = []
+    for name in names:
+        path = (place / name).resolve()
+        if not path.is_relative_to(place.parent.resolve()):
+            raise PolicyError(f'{where}: phrases is "{name}"; expected a file inside {place.parent}')
+        if path.suffix != ".txt" or not path.is_file():
+            there = one_of(sorted(file.name for file in place.glob("*.txt")))
+            raise PolicyError(f'{where}: phrases is "{name}", which is no phrase file; expected {there}')
+        paths.append(place / name)
+        pack.files[_below(path, place)] = _sha256(path)
+    return read_phrases(paths, rule.match or "auto")
+
+
+def _applies_to(file: PolicyFile) -> AppliesTo:
+    where = file.applies_to
+    directions = frozenset(Direction(word) for word in where.directions)
+    return AppliesTo(directions, frozenset(where.surfaces), frozenset(where.tenants))
+
+
+def _check_tenants(tenants: Mapping[str, TenantTerms], policies: set[str], rules: set[str]) -> None:
+    for tenant, terms in tenants.items():
+        for key, named, known in (
+            ("policies", terms.policies, policies),
+            ("thresholds", terms.thresholds, rules),
+            ("exceptions", terms.exceptions, rules),
+        ):
+            for name in sorted(set(named) - known):
+                raise PolicyError(f'tenant "{tenant}": {key} names "{name}"; expected {one_of(sorted(known))}')
+
+
+# -- the digest ------------------------------------------------------------------------------------------------------
+
+
+def _digest(packs: Sequence[_Pack], profile: str, chosen: ProfileFile, tenants: Mapping[str, TenantTerms]) -> str:
+    """SHA-256 (hex) of all that decides a verdict: files, profile, tenants' terms, thresholds and modes as resolved."""
+    canonical: dict[str, Any] = {
+        "profile": [profile, msgspec.to_builtins(chosen)],
+        "packs": [
+            {
+                "id": pack.policy.id,
+                "files": pack.files,
+                "left_out": pack.left_out,
+                "rules": [
+                    [rule.id, sorted(rule.labels), rule.threshold, rule.strike, rule.mode.value]
+                    for rule in pack.policy.rules
+                ],
+            }
+            for pack in packs
+        ],
+        "tenants": {
+            tenant: {
+                "policies": sorted(terms.policies),
+                "thresholds": dict(terms.thresholds),
+                "exceptions": {rule: until.isoformat() for rule, until in terms.exceptions.items()},
+            }
+            for tenant, terms in tenants.items()
+        },
+    }
+    return hashlib.sha256(msgspec.json.encode(canonical, order="sorted")).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _below(path: Path, place: Path) -> str:
+    """A file's name below its policies directory: the digest must not depend on where that directory lives."""
+    return path.resolve().relative_to(place.parent.resolve()).as_posix()
