@@ -6,8 +6,10 @@ SQLite: write-ahead log (readers do not wait for the writer), `synchronous=FULL`
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -45,14 +47,16 @@ def database_file(url: str) -> Path:
 def open_engine(url: str, *, patience: float = 2.0, read_only: bool = False) -> Engine:
     """An engine for `url`. `patience` is how long to wait for the write lock, seconds. Opens nothing yet.
 
-    A connection with the execution option `reading=True` begins transactions that take no write lock.
+    Transactions take the write lock, but for those within `reading`.
     Raises `SettingsError` for a URL we cannot use.
     """
     file = database_file(url)
     target = str(file)
     if read_only:
         target = f"file:{quote(str(file.absolute()))}?mode=ro&uri=true"
-    engine = create_engine(f"sqlite:///{target}", poolclass=NullPool, connect_args={"timeout": patience})
+    engine = create_engine(
+        f"sqlite:///{target}", poolclass=NullPool, hide_parameters=True, connect_args={"timeout": patience}
+    )
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
@@ -64,10 +68,21 @@ def open_engine(url: str, *, patience: float = 2.0, read_only: bool = False) -> 
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        reading = read_only or connection.get_execution_options().get("reading", False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        lockless = read_only or connection.info.get("reading", False)
+        connection.exec_driver_sql("BEGIN" if lockless else "BEGIN IMMEDIATE")
 
     return engine
+
+
+@contextlib.contextmanager
+def reading(connection: Connection) -> Iterator[None]:
+    """One transaction that reads, and takes no write lock."""
+    connection.info["reading"] = True
+    try:
+        with connection.begin():
+            yield
+    finally:
+        connection.info.pop("reading", None)
 
 
 def data_version(connection: Connection) -> int:

@@ -21,7 +21,10 @@ from guardrail.stores.tables import incidents, ledger
 class Writing:
     """One transaction's worth of ledger and incidents: read what is there, decide, `flush` before the commit."""
 
-    def __init__(self, connection: Connection, ladder: Ladder, refusals: Iterable[Refusal] = ()) -> None:
+    def __init__(
+        self, connection: Connection, ladder: Ladder, refusals: Iterable[Refusal] = (), *, again: bool = False
+    ) -> None:
+        """`again`: the refusals may have been written before under the same ids, which is looked up."""
         self._connection = connection
         self._ladder = ladder
         self._histories: dict[Key, list[Entry]] = {}
@@ -30,8 +33,9 @@ class Writing:
         self._counted: dict[str, Row] = {}
         self._entries: list[Row] = []
         refusals = list(refusals)
-        self._written = self._present(incidents.c.id, [refusal.id for refusal in refusals])
-        self._struck = self._present(ledger.c.key, [refusal.strike for refusal in refusals if refusal.strike])
+        strikes = [made.strike for made in refusals if made.strike is not None and (again or made.strike != made.id)]
+        self._written = self._present(incidents.c.id, [made.id for made in refusals] if again else [])
+        self._struck = self._present(ledger.c.key, strikes)
 
     def refuse(self, refusal: Refusal) -> Standing:
         """Keep an incident and its strike, and what that calls for. Written once, however often it is asked for."""
@@ -120,11 +124,11 @@ class Writing:
 def read_history(connection: Connection, key: Key) -> list[Entry]:
     """The entries about a subject that can still matter, in the ledger's order."""
     about = (ledger.c.tenant == key[0], ledger.c.subject == key[1])
-    # Two reads of one index: a subject that many people share may have a million rows, of which few are needed.
-    fleeting = select(ledger).where(*about, ledger.c.lasting.is_(False)).order_by(ledger.c.id.desc()).limit(LATEST)
-    rows = list(connection.execute(fleeting).mappings())
-    rows += connection.execute(select(ledger).where(*about, ledger.c.lasting.is_(True))).mappings()
-    rows.sort(key=lambda row: row["id"])
+    # Two walks of one index: a subject that many people share may have a million rows, of which few are needed.
+    fleeting = select(ledger.c.id).where(*about, ledger.c.lasting.is_(False)).order_by(ledger.c.id.desc()).limit(LATEST)
+    lasting = select(ledger.c.id).where(*about, ledger.c.lasting.is_(True))
+    wanted = fleeting.subquery().select().union_all(lasting)
+    rows = connection.execute(select(ledger).where(ledger.c.id.in_(wanted)).order_by(ledger.c.id)).mappings()
     entries = (entry_of(row) for row in rows)
     return [entry for entry in entries if entry is not None]
 

@@ -55,6 +55,9 @@ class MemoryStore:
             self._prune(at)
         return standing
 
+    def note(self, incident: Incident) -> None:
+        self._keep(incident, key_of(incident.subject))
+
     def allow(self, subject: Subject, at: float) -> None:
         entries = self._mirror.entries(key_of(subject))
         if entries and ends_row(entries, self._ladder, at):

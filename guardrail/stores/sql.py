@@ -34,6 +34,12 @@ def _ignore(_count: int) -> None:
     pass
 
 
+def _heard(future: asyncio.Future[Any]) -> None:
+    """An answer that nobody waits for; an error has been told by the store's state already."""
+    if not future.cancelled():
+        future.exception()
+
+
 class SqlStore:
     """A `Store` on SQLite.
 
@@ -76,6 +82,14 @@ class SqlStore:
         """Returns when the incident, its strike and what follows are on the disk; called off, they are kept still."""
         standing: Standing = await self._ask(Refuse(incident, Reply.here()))
         return standing
+
+    def note(self, incident: Incident) -> None:
+        if len(self._tasks) >= self._most:
+            self._dropped(1)
+            return
+        reply = Reply.here()
+        reply.future.add_done_callback(_heard)
+        self._tasks.append(Refuse(incident, reply))  # written within `poll`: nobody waits for it
 
     def allow(self, subject: Subject, at: float) -> None:
         known = self._mirror.entries((subject.tenant, subject.key))

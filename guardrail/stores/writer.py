@@ -24,7 +24,7 @@ from guardrail.core.incidents import Decision
 from guardrail.core.sanctions import Allowed, Entry, Ladder, Standing, Strike, next_sanction
 from guardrail.errors import StoreError
 from guardrail.stores import migrations
-from guardrail.stores.engine import data_version, database_file, open_engine
+from guardrail.stores.engine import data_version, database_file, open_engine, reading
 from guardrail.stores.journal import Journal
 from guardrail.stores.ledger import Writing, last_id, live_keys, read_after, read_history
 from guardrail.stores.mirror import Mirror, ends_row, key_of
@@ -51,7 +51,6 @@ class Writer:
         self._clock, self._dropped = clock, dropped
         self._engine: Engine | None = None
         self._connection: Connection | None = None
-        self._reader: Connection | None = None
         self._version = -1
         self._last = 0
         self._retry_at = 0.0
@@ -85,7 +84,7 @@ class Writer:
         if self._engine is not None:
             self._engine.dispose()
 
-    def turn(self, tasks: Sequence[Task], decisions: Sequence[Decision]) -> Sequence[Decision]:
+    def turn(self, tasks: Sequence[Task], decisions: Sequence[Decision], *, again: bool = False) -> Sequence[Decision]:
         """Write tasks and decisions, and answer. Returns the decisions to be given again at a later turn."""
         if self.degraded and not self._recover():
             deliver(self._to_journal(tasks))
@@ -94,11 +93,11 @@ class Writer:
             self._follow()
             tasks = self._worth_writing(tasks)
             if tasks or decisions:
-                deliver(self._commit(tasks, decisions))
+                deliver(self._commit(tasks, decisions, again=again))
             self._prune()
         except Exception as error:
             if not _away(error):
-                return self._one_by_one(tasks, decisions, error)
+                return self._one_by_one(tasks, decisions, error, again=again)
             self._degrade(error)
             deliver(self._to_journal(tasks))
             return decisions
@@ -109,32 +108,31 @@ class Writer:
     def _connect(self) -> None:
         assert self._engine is not None
         self._connection = self._engine.connect()
-        self._reader = self._engine.connect().execution_options(reading=True)
 
     def _disconnect(self) -> None:
-        for connection in (self._connection, self._reader):
-            if connection is not None:
-                try:
-                    connection.close()
-                except (SQLAlchemyError, sqlite3.Error):
-                    connection.invalidate()
-        self._connection = self._reader = None
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except (SQLAlchemyError, sqlite3.Error):
+                self._connection.invalidate()
+        self._connection = None
 
     def _load(self) -> None:
-        assert self._reader is not None
-        self._version = data_version(self._reader)
-        with self._reader.begin():
-            self._last = last_id(self._reader)
-            for key in live_keys(self._reader, self._ladder, self._clock()):
-                self._mirror.put(key, read_history(self._reader, key))
+        assert self._connection is not None
+        self._version = data_version(self._connection)
+        with reading(self._connection):
+            self._last = last_id(self._connection)
+            for key in live_keys(self._connection, self._ladder, self._clock()):
+                self._mirror.put(key, read_history(self._connection, key))
 
     def _follow(self) -> None:
         """Take over what other processes have written since."""
-        assert self._reader is not None
-        version = data_version(self._reader)
+        assert self._connection is not None
+        version = data_version(self._connection)
         if version != self._version:
-            with self._reader.begin():
-                self._learn(read_after(self._reader, self._last))
+            with reading(self._connection):
+                fresh = read_after(self._connection, self._last)
+            self._learn(fresh)
             self._version = version
 
     def _learn(self, fresh: Sequence[tuple[int, Key, Entry | None]]) -> None:
@@ -156,7 +154,7 @@ class Writer:
             kept.append(task)
         return kept
 
-    def _commit(self, tasks: Sequence[Task], decisions: Sequence[Decision]) -> list[Answer]:
+    def _commit(self, tasks: Sequence[Task], decisions: Sequence[Decision], *, again: bool) -> list[Answer]:
         assert self._connection is not None
         refusals = {id(task): refusal(task.incident, self._sealer) for task in tasks if isinstance(task, Refuse)}
         rows = [decision_row(decision) for decision in decisions]
@@ -166,7 +164,7 @@ class Writer:
         if touches_ledger or rows:
             with self._connection.begin():
                 if touches_ledger:
-                    writing = Writing(self._connection, self._ladder, refusals.values())
+                    writing = Writing(self._connection, self._ladder, refusals.values(), again=again)
                     answers = [(task, self._apply(writing, task, refusals)) for task in tasks]
                     writing.flush()
                     fresh = read_after(self._connection, self._last)
@@ -186,19 +184,22 @@ class Writer:
                 writing.allow(task.subject, Allowed(task.at))
         return None
 
-    def _one_by_one(self, tasks: Sequence[Task], decisions: Sequence[Decision], error: Exception) -> Sequence[Decision]:
-        """Something among these cannot be written at all: write the others, and say so to whoever sent it."""
-        if len(tasks) + len(decisions) == 1:
+    def _one_by_one(
+        self, tasks: Sequence[Task], decisions: Sequence[Decision], error: Exception, *, again: bool
+    ) -> Sequence[Decision]:
+        """Something among these is written already, or cannot be written at all: write the others one by one, and say
+        so to whoever sent it."""
+        if again:
             _log.error("a record cannot be written and is refused (%s)", _reason(error))
-            deliver((task, StoreError(f"the record cannot be written ({_reason(error)})")) for task in tasks)
+            deliver((task, _unwritable(error)) for task in tasks)
             if decisions:
                 self._dropped(1)
             return ()
         left: list[Decision] = []
         for task in tasks:
-            self.turn([task], ())
+            self.turn([task], (), again=True)
         for decision in decisions:
-            left += self.turn((), [decision])
+            left += self.turn((), [decision], again=True)
         return left
 
     def _prune(self) -> None:
@@ -244,7 +245,7 @@ class Writer:
                     items.append(_item(task, refusals.get(id(task))))
                 kept.append(task)
             except Exception as error:
-                answers.append((task, StoreError(f"the record cannot be written ({_reason(error)})")))
+                answers.append((task, _unwritable(error)))
         try:
             if items:
                 self._journal.write(items)
@@ -307,7 +308,7 @@ class Writer:
         refusals = [_refusal_of(item) for item in items if item["verb"] == "refuse"]
         unread = iter(refusals)
         with self._connection.begin():
-            writing = Writing(self._connection, self._ladder, refusals)
+            writing = Writing(self._connection, self._ladder, refusals, again=True)
             for item in items:
                 subject = Subject(*item["subject"])
                 if item["verb"] == "refuse":
@@ -337,6 +338,12 @@ def _item(task: Refuse | Enter | Allow, made: Refusal | None) -> dict[str, Any]:
 def _refusal_of(item: dict[str, Any]) -> Refusal:
     row = item["row"] | {"sealed": b64decode(item["row"]["sealed"])}
     return Refusal(Subject(*item["subject"]), row, item["strike"])
+
+
+def _unwritable(error: Exception) -> StoreError:
+    refused = StoreError(f"the record cannot be written ({_reason(error)})")
+    refused.__cause__ = error
+    return refused
 
 
 def _away(error: Exception) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, inspect, text
 
 from guardrail.errors import StoreError
+from guardrail.stores.engine import reading
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -29,7 +30,7 @@ def upgrade(engine: Engine) -> None:
 
     Raises `StoreError` for a database that a newer version made.
     """
-    with engine.connect().execution_options(reading=True) as connection:
+    with engine.connect() as connection, reading(connection):
         if revision(connection) == HEAD:
             return
     with engine.begin() as connection:
