@@ -28,7 +28,9 @@ from guardrail.detectors.pii.labels import (
 
 # `\b` knows no boundary between a digit and a Han character: what may stand beside a number is spelt out. A number is
 # not the tail of another word or of a hyphenated or decimal one, except after "tel" and the like.
-LEFT: Final = r"(?:(?<![0-9A-Za-z_])(?<![0-9A-Za-z][-.])|(?<=[0-9]{11}-)|(?<=(?i:tel))|(?<=(?i:phone))|(?<=(?i:mobile)))"
+LEFT: Final = (
+    r"(?:(?<![0-9A-Za-z_])(?<![0-9A-Za-z][-.])|(?<=[0-9]{11}-)|(?<=(?i:tel))|(?<=(?i:phone))|(?<=(?i:mobile)))"
+)
 RIGHT: Final = r"(?![-.]?[0-9A-Za-z_])"
 
 _ID_CARD: Final = re.compile(
@@ -38,8 +40,8 @@ _OLD_ID_CARD: Final = re.compile(LEFT + r"[1-8][0-9]{7}[01][0-9][0-3][0-9]{4}" +
 _MOBILE: Final = re.compile(LEFT + r"(?:(?:\+|00)?86[ \u00a0-]?)?(1[3-9][0-9]([ \u00a0-]?)[0-9]{4}\2[0-9]{4})" + RIGHT)
 _LANDLINE: Final = re.compile(
     r"(?:(?<![0-9A-Za-z_])(?<![0-9A-Za-z][-.])|(?<=(?i:tel)))"
-    r"(?:(?:\+|00)86[ -]?\(?0?([1-9][0-9]{1,2})\)?|\(0([1-9][0-9]{1,2})\)|0([1-9][0-9]{1,2}))([ -]?)[2-9][0-9]{2,3} ?[0-9]{4}"
-    + RIGHT
+    r"(?:(?:\+|00)86[ -]?\(?0?([1-9][0-9]{1,2})\)?|\(0([1-9][0-9]{1,2})\)|0([1-9][0-9]{1,2}))"
+    r"([ -]?)[2-9][0-9]{2,3} ?[0-9]{4}" + RIGHT
 )
 _TRAVEL: Final = re.compile(LEFT + r"[A-Za-z][A-Za-z]?[0-9]{7,10}" + RIGHT)
 _USCC: Final = re.compile(LEFT + r"[1-9ANYany][0-9A-Za-z][0-9]{6}[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy]{10}" + RIGHT)
@@ -98,9 +100,8 @@ def landlines(text: str, begin: int, after: str) -> Iterator[Hit]:
     for match in _LANDLINE.finditer(text, begin):
         parsed = phonenumbers.parse(match[0].replace("(", "").replace(")", ""), "CN")
         area = match[1] or match[2] or match[3]
-        if (
-            phonenumbers.number_type(parsed) != PhoneNumberType.FIXED_LINE
-            or phonenumbers.length_of_geographical_area_code(parsed) != len(area)
+        if phonenumbers.number_type(parsed) != PhoneNumberType.FIXED_LINE or (
+            match[4] and phonenumbers.length_of_geographical_area_code(parsed) != len(area)
         ):
             continue
         if context.named(context.PHONE, text, match.start()) or match[0][0] in "+(":
@@ -113,7 +114,7 @@ def landlines(text: str, begin: int, after: str) -> Iterator[Hit]:
 
 
 def travel_documents(text: str, begin: int, after: str) -> Iterator[Hit]:
-    """Passports (a letter or two, then 7 or 8 digits) and Hong Kong and Macau permits, beside a word that names them."""
+    """Passports (a letter or two, then digits) and Hong Kong and Macau permits, beside a word that names them."""
     for match in _TRAVEL.finditer(text, begin):
         value = match[0].upper()
         if context.named(context.PERMIT, text, match.start()) and value[0] in "HMCW":

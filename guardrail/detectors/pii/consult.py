@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from guardrail.core.frontier import Window
 from guardrail.detectors.pii.context import impersonal
 from guardrail.detectors.pii.labels import PHONE, THRESHOLDS, WEAK, Hit, canonical, distinct
-from guardrail.detectors.pii.recognise import recognise
+from guardrail.detectors.pii.recognise import recognise, shapes
 from guardrail.detectors.pii.scanner import settled
 
 if TYPE_CHECKING:
@@ -22,11 +22,24 @@ if TYPE_CHECKING:
 # presidio's patterns use \b, which sees no boundary between a digit and a Han character.
 _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]")
 # Chinese words that stand where presidio expects English ones.
-_TRANSLATED: Final = (
-    ("社保号", "ssn"), ("社会安全号", "ssn"), ("护照", "passport"), ("護照", "passport"), ("驾照", "license"), ("驾驶证", "license"),
-    ("税号", "tin"), ("银行账", "bank"), ("银行帐", "bank"), ("账号", "account"), ("账户", "account"),
-    ("电话", "phone"), ("電話", "phone"), ("手机", "mobile"), ("联系", "call"), ("传真", "phone"),
-)  # fmt: skip
+_TRANSLATIONS: Final = {
+    "社保": "ssn",
+    "社会安全": "ssn",
+    "护照": "passport",
+    "護照": "passport",
+    "驾照": "license",
+    "驾驶证": "license",
+    "税号": "tin",
+    "银行": "bank",
+    "账号": "account",
+    "账户": "account",
+    "电话": "phone",
+    "電話": "phone",
+    "手机": "mobile",
+    "传真": "fax",
+    "联系": "contact",
+}
+_REACH: Final = 24
 
 
 def build() -> AnalyzerEngine:
@@ -44,6 +57,7 @@ def build() -> AnalyzerEngine:
         UsPassportRecognizer,
         UsSsnRecognizer,
     )
+    from spacy.language import Language
     from spacy.tokens import Doc
 
     def lemmas(doc: Doc) -> Doc:
@@ -52,7 +66,7 @@ def build() -> AnalyzerEngine:
             token.lemma_ = token.lower_
         return doc
 
-    spacy.Language.component("guardrail_lemmas", func=lemmas)
+    Language.component("guardrail_lemmas", func=lemmas)
     blank = spacy.blank("en")
     blank.add_pipe("guardrail_lemmas")
     nlp = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": "blank"}])
@@ -83,28 +97,18 @@ def answer(engine: AnalyzerEngine, windows: Sequence[Window]) -> list[list[Hit]]
 
 def _ask(engine: AnalyzerEngine, window: Window) -> list[Hit]:
     text, begin = window.text, window.start - window.offset
-    ours = [hit for hit in recognise(text, begin) if hit.score >= THRESHOLDS[hit.label]]
+    ours = [hit for hit in recognise(text, begin, "", shapes(text[begin:])) if hit.score >= THRESHOLDS[hit.label]]
+    past = settled(begin, len(text))
     theirs = []
-    for result in engine.analyze(readable(text, begin), "en", score_threshold=WEAK):
+    before = text[max(0, begin - _REACH) : begin]
+    words = [english for word, english in _TRANSLATIONS.items() if word in before]
+    for result in engine.analyze(_NOT_ASCII.sub(" ", text), "en", score_threshold=WEAK, context=words):
         start, end, label = result.start, result.end, canonical(result.entity_type)
-        if start < begin or any(end > hit.start and start < hit.end for hit in ours):
+        if not begin <= start < past or any(end > hit.start and start < hit.end for hit in ours):
             continue
         score = float(result.score)
         # presidio finds telephone numbers in plain integers; without a word that names one they are just numbers.
-        if label == PHONE and score < THRESHOLDS[PHONE] or impersonal(text, start, end, ""):
+        if (label == PHONE and score < THRESHOLDS[PHONE]) or impersonal(text, start, end, ""):
             score = WEAK
         theirs.append(Hit(start, end, label, score))
-    return settled(distinct(theirs), begin, len(text))
-
-
-def readable(text: str, begin: int) -> str:
-    """`text` of the same length in which presidio sees boundaries and context words where Chinese has them."""
-    if text.isascii():
-        return text
-    left = text[:begin]
-    for word, english in _TRANSLATED:
-        if word in left:
-            # What stands to its left makes room: the word may be shorter than its translation.
-            at = left.rindex(word) + len(word)
-            left = (" " * at + english)[-at:] + left[at:] if at > len(english) else english[:at] + left[at:]
-    return _NOT_ASCII.sub(" ", left + text[begin:])
+    return distinct(theirs)

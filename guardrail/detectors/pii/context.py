@@ -11,19 +11,24 @@ def _words(han: str, latin: str) -> Pattern[str]:
     return re.compile(f"{han}|(?<![a-z])(?:{latin})(?![a-z])" if latin else han, re.IGNORECASE)
 
 
-ID_CARD: Final = _words("身份证|身份證|身分證|证件号|證件號|公民身份|居民身份", "id ?cards?|identity|id (?:no|number|num)|resident id")
+ID_CARD: Final = _words(
+    "身份证|身份證|身分證|证件号|證件號|公民身份|居民身份", "id ?cards?|identity|id (?:no|number|num)|resident id"
+)
 BANK_CARD: Final = _words(
-    "银行卡|銀行卡|信用卡|储蓄卡|借记卡|卡号|卡號|账号|账户|帳號|支付", "cards?|visa|mastercard|amex|unionpay|cc|pan|debit|credit"
+    "银行卡|銀行卡|信用卡|储蓄卡|借记卡|卡号|卡號|账号|账户|帳號|支付",
+    "cards?|visa|mastercard|amex|unionpay|cc|pan|debit|credit",
 )
 PHONE: Final = _words(
     "电话|電話|手机|手機|座机|固话|热线|传真|联系|致电|拨打|来电",
     "phones?|telephones?|tel|mobiles?|cell(?:phone)?|call(?:ed|ing)?|dial|fax|contact|reach|text|sms|whatsapp|hotline|ring",
 )
 DIAL: Final = _words(
-    "电话|電話|手机|手機|座机|传真|致电", "phones?|telephones?|tel|mobiles?|cell(?:phone)?|call|dial|fax|whatsapp|answering"
+    "电话|電話|手机|手機|座机|传真|致电",
+    "phones?|telephones?|tel|mobiles?|cell(?:phone)?|call|dial|fax|whatsapp|answering",
 )
 IP: Final = _words(
-    "地址|登录|服务器|主机|访问|来自|网关|域名|端口", "ip|ipv4|ipv6|address|addr|hosts?|server|client|gateway|dns|login|logged|ping|ssh"
+    "地址|登录|服务器|主机|访问|来自|网关|域名|端口",
+    "ip|ipv4|ipv6|address|addr|hosts?|server|client|gateway|dns|login|logged|ping|ssh",
 )
 IBAN: Final = _words("国际银行账号|国际银行帐号", "iban")
 USCC: Final = _words("信用代码|信用代號|税号|纳税人识别号", "uscc|credit code")

@@ -23,6 +23,7 @@ CONTEXT: Final = 100
 
 SPACES: Final = " \u00a0"
 _WIDE: Final = {chr(code + 0xFEE0): chr(code) for code in map(ord, string.ascii_letters + string.digits + "@.")}
+_IS_WIDE: Final = re.compile("[Ａ-Ｚａ-ｚ０-９＠．]")
 _FOLD: Final = str.maketrans(_WIDE)
 COMPACT: Final = string.ascii_letters + string.digits + "._%+-@:()" + "".join(_WIDE)
 
@@ -71,4 +72,4 @@ def run_start(text: str, end: int, floor: int) -> int:
 
 def fold(text: str) -> str:
     """`text` with full-width letters, digits, `＠` and `．` in their ASCII form; its length stays the same."""
-    return text if text.isascii() else text.translate(_FOLD)
+    return text if text.isascii() or not _IS_WIDE.search(text) else text.translate(_FOLD)

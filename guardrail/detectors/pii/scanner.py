@@ -7,8 +7,8 @@ from typing import Final
 
 from guardrail.core.findings import Finding
 from guardrail.core.frontier import NOTHING, Scan, Window
-from guardrail.detectors.pii.labels import CONSULTED, Hit
-from guardrail.detectors.pii.recognise import may_hold, recognise, worth_asking
+from guardrail.detectors.pii.labels import CONSULTED
+from guardrail.detectors.pii.recognise import recognise, shapes, worth_asking
 from guardrail.detectors.pii.runs import CONTEXT, HOLD, LONGEST, SPACES, STRIDE, fold, may_join, run_end, run_start
 
 NAME: Final = "pii"
@@ -51,7 +51,7 @@ class PiiScanner:
         self._ended = last
         scan = NOTHING
         trigger = _TRIGGER.search(buffer, low)
-        if trigger is not None and may_hold(buffer[low:]):
+        if trigger is not None and shapes(fold(buffer[low:])):
             scan = self._walk(low, trigger.start(), last)
         self._run, self._cut = self._open(self._length)
         return scan
@@ -101,20 +101,24 @@ class PiiScanner:
 
     def _examine(self, start: int, end: int, certain: int, findings: list[Finding], windows: list[Window]) -> None:
         """Examine `buffer[start:end]`, a run or a piece of one; `certain` is where that became possible."""
+        seen = shapes(fold(self._buffer[start:end]))
+        if not seen:
+            return
         base, at = self._base, self._base + certain
         low = max(0, start - CONTEXT)
         view = fold(self._buffer[low:end])
-        hits = recognise(view, start - low, self._buffer[end : end + 1])
-        for hit in settled(hits, start - low, end - low):
-            first, past = base + low + hit.start, base + low + hit.end
-            if first >= self._reach:
-                self._reach = past
+        hits = recognise(view, start - low, self._buffer[end : end + 1], seen)
+        past = settled(start, end)
+        for hit in hits:
+            first, last = base + low + hit.start, base + low + hit.end
+            if first < base + past and first >= self._reach:
+                self._reach = last
                 if hit.label in self._labels:
-                    findings.append(Finding(NAME, hit.label, hit.score, first, past, at))
-        if self._labels & CONSULTED and worth_asking(view, start - low, hits):
+                    findings.append(Finding(NAME, hit.label, hit.score, first, last, at))
+        if self._labels & CONSULTED and worth_asking(view, start - low, past - low, hits, seen):
             windows.append(Window(view, base + low, base + start, at))
 
 
-def settled(hits: list[Hit], start: int, end: int) -> list[Hit]:
-    """Those of `hits` in a piece `start:end` that no later piece of the same run decides again."""
-    return [hit for hit in hits if hit.start < start + STRIDE] if end - start >= HOLD else hits
+def settled(start: int, end: int) -> int:
+    """Where in the piece `start:end` of a run what begins is decided by a later piece, which sees more of it."""
+    return start + STRIDE if end - start >= HOLD else end

@@ -28,8 +28,8 @@ _CARD: Final = re.compile(
     r"|3[47][0-9]{2}([ -])[0-9]{6}\2[0-9]{5}|6[0-9]{5}[ -][0-9]{13})" + RIGHT
 )
 _IBAN: Final = re.compile(
-    r"(?<![0-9A-Za-z_])[A-Za-z]{2}[0-9]{2}(?:[A-Za-z0-9]{11,30}|(?:[ \u00a0][A-Za-z0-9]{4}){2,7}(?:[ \u00a0][A-Za-z0-9]{1,3})?)"
-    r"(?![0-9A-Za-z_])"
+    r"(?<![0-9A-Za-z_])[A-Za-z]{2}[0-9]{2}"
+    r"(?:[A-Za-z0-9]{11,30}|(?:[ \u00a0][A-Za-z0-9]{4}){2,7}(?:[ \u00a0][A-Za-z0-9]{1,3})?)(?![0-9A-Za-z_])"
 )
 _NANP: Final = re.compile(
     r"(?<![0-9A-Za-z_(+])(?<![0-9A-Za-z][-.])(?:\+?1[-. ]?)?(?:\(([2-9][0-9]{2})\)[ -]?|([2-9][0-9]{2})([-. ]))"
@@ -38,8 +38,10 @@ _NANP: Final = re.compile(
 _GROUPED: Final = re.compile(
     r"(?<![0-9A-Za-z_.(+-])\(?[0-9]{2,5}\)?(?:[ \u00a0.-]?\(?[0-9]{2,8}\)?){1,4}(?:x[0-9]{1,6})?(?![-.]?[0-9A-Za-z_])"
 )
-_DATED: Final = re.compile(r"(?:19|20)[0-9]{2}[-.][0-9]{1,2}[-.][0-9]{1,2}|[0-9]{1,2}[-.][0-9]{1,2}[-.](?:19|20)[0-9]{2}")
-# Calls to these cost the caller nothing, or pay the callee: they are companies' numbers, nobody's own. (400 is China's.)
+_DATED: Final = re.compile(
+    r"(?:19|20)[0-9]{2}[-.][0-9]{1,2}[-.][0-9]{1,2}|[0-9]{1,2}[-.][0-9]{1,2}[-.](?:19|20)[0-9]{2}"
+)
+# Calls to these cost the caller nothing, or pay the callee: companies' numbers, nobody's own. (400 is China's.)
 _NOBODYS: Final = frozenset("400 800 822 833 844 855 866 877 888 900".split())
 _NOBODYS_TYPES: Final = frozenset(
     (PhoneNumberType.TOLL_FREE, PhoneNumberType.PREMIUM_RATE, PhoneNumberType.SHARED_COST, PhoneNumberType.UAN)
@@ -56,35 +58,37 @@ def emails(text: str, begin: int, after: str) -> Iterator[Hit]:
             yield Hit(match.start(), match.end(), EMAIL, CERTAIN)
 
 
-def ip_addresses(text: str, begin: int, after: str) -> Iterator[Hit]:
-    """Addresses of IPv4 and IPv6, but loopback, unspecified ones and masks; four single digits may be a version."""
-    if text.count(".", begin) >= 3:
-        for match in _IPV4.finditer(text, begin):
-            try:
-                address = IPv4Address(match[0])
-            except AddressValueError:
-                continue
-            if address.is_loopback or address.is_unspecified or match[0].startswith(("0.", "255.")):
-                continue
-            if context.impersonal(text, match.start(), match.end(), ""):
-                score = WEAK
-            elif len(match[0]) > 7 or context.named(context.IP, text, match.start()):
-                score = SURE
-            else:
-                score = WEAK
-            yield Hit(match.start(), match.end(), IP, score)
-    if text.count(":", begin) >= 2:
-        for match in _IPV6.finditer(text, begin):
-            groups = [group for group in match[0].split(":") if group]
-            # "add::fee" is a name in C++, "12:30:45" a time: an address has eight groups or begins with a full one.
-            if len(groups) < 8 and not (len(groups[:1]) and len(groups[0]) >= 3 and any(c.isdigit() for c in match[0])):
-                continue
-            try:
-                six = IPv6Address(match[0])
-            except AddressValueError:
-                continue
-            if not six.is_loopback and not six.is_unspecified:
-                yield Hit(match.start(), match.end(), IP, SURE)
+def ipv4_addresses(text: str, begin: int, after: str) -> Iterator[Hit]:
+    """Addresses of IPv4, but loopback, unspecified ones and masks; four single digits may be a version."""
+    for match in _IPV4.finditer(text, begin):
+        try:
+            address = IPv4Address(match[0])
+        except AddressValueError:
+            continue
+        if address.is_loopback or match[0].startswith(("0.", "255.")):
+            continue
+        if context.impersonal(text, match.start(), match.end(), ""):
+            score = WEAK
+        elif len(match[0]) > len("1.2.3.4") or context.named(context.IP, text, match.start()):
+            score = SURE
+        else:
+            score = WEAK
+        yield Hit(match.start(), match.end(), IP, score)
+
+
+def ipv6_addresses(text: str, begin: int, after: str) -> Iterator[Hit]:
+    """Addresses of IPv6 (RFC 4291, in hexadecimal throughout), but loopback and unspecified ones."""
+    for match in _IPV6.finditer(text, begin):
+        groups = [group for group in match[0].split(":") if group]
+        # "add::fee" is a name in C++, "12:30:45" a time: an address has eight groups or begins with a full one.
+        if len(groups) < 8 and not (groups and len(groups[0]) >= 3 and any(char.isdigit() for char in match[0])):
+            continue
+        try:
+            address = IPv6Address(match[0])
+        except AddressValueError:
+            continue
+        if not address.is_loopback and not address.is_unspecified:
+            yield Hit(match.start(), match.end(), IP, SURE)
 
 
 def bank_cards(text: str, begin: int, after: str) -> Iterator[Hit]:
@@ -138,12 +142,21 @@ def ibans(text: str, begin: int, after: str) -> Iterator[Hit]:
             yield Hit(match.start(), match.end(), IBAN, LIKELY)
 
 
-def dialled(text: str, begin: int, after: str) -> Iterator[Hit]:
-    """Telephone numbers in a form that says so: with + and country code (ITU-T E.164), as written in North America, or in
-    groups of digits after a word such as "phone", since local forms differ from country to country.
-    """
-    if "+" in text[begin:]:
-        yield from _international(text, begin)
+def international(text: str, begin: int, after: str) -> Iterator[Hit]:
+    """Telephone numbers with + and country code (ITU-T E.164), possible ones that are not in use included."""
+    for found in PhoneNumberMatcher(text[begin:], None, leniency=Leniency.POSSIBLE):
+        start, end = begin + found.start, begin + found.end
+        kind = phonenumbers.number_type(found.number)
+        if text[start] != "+" or kind in _NOBODYS_TYPES:
+            continue
+        label = LANDLINE if found.number.country_code == 86 and kind == PhoneNumberType.FIXED_LINE else PHONE
+        valid = phonenumbers.is_valid_number(found.number)
+        digits = sum(char.isdigit() for char in text[start:end])
+        yield Hit(start, end, label, SURE if valid else LIKELY if digits >= 10 else WEAK)
+
+
+def north_american(text: str, begin: int, after: str) -> Iterator[Hit]:
+    """Telephone numbers as the North American Numbering Plan writes them, area codes not in use included."""
     for match in _NANP.finditer(text, begin):
         area = match[1] or match[2]
         if area in _NOBODYS:
@@ -158,6 +171,8 @@ def dialled(text: str, begin: int, after: str) -> Iterator[Hit]:
         yield Hit(match.start(), match.end(), PHONE, score)
 
 
+def grouped(text: str, begin: int, after: str) -> Iterator[Hit]:
+    """Digits in groups right after a word such as "phone": how they are grouped differs from country to country."""
     for match in _GROUPED.finditer(text, begin):
         digits = [char for char in match[0] if char.isdigit()]
         if (
@@ -169,15 +184,3 @@ def dialled(text: str, begin: int, after: str) -> Iterator[Hit]:
             and not context.impersonal(text, match.start(), match.end(), after)
         ):
             yield Hit(match.start(), match.end(), PHONE, LIKELY)
-
-
-def _international(text: str, begin: int) -> Iterator[Hit]:
-    for found in PhoneNumberMatcher(text[begin:], None, leniency=Leniency.POSSIBLE):
-        start, end = begin + found.start, begin + found.end
-        kind = phonenumbers.number_type(found.number)
-        if text[start] != "+" or kind in _NOBODYS_TYPES:
-            continue
-        label = LANDLINE if found.number.country_code == 86 and kind == PhoneNumberType.FIXED_LINE else PHONE
-        valid = phonenumbers.is_valid_number(found.number)
-        digits = sum(char.isdigit() for char in text[start:end])
-        yield Hit(start, end, label, SURE if valid else LIKELY if digits >= 10 else WEAK)
