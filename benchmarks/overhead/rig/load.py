@@ -36,7 +36,7 @@ SUITES = (
     Suite("unary-1", "plain answers, one at a time", "mock", False, 1, 1000, 50, 4),
     Suite("unary-32", "plain answers, 32 at once", "mock", False, 32, 3200, 64, 4),
     Suite("stream-1", "streams of 200 tokens without delay, one at a time", "mock", True, 1, 100, 5, 4),
-    Suite("stream-32", "streams of 200 tokens without delay, 32 at once", "mock", True, 32, 480, 32, 4),
+    Suite("stream-32", "streams of 200 tokens without delay, 32 at once", "mock", True, 32, 480, 8, 4),
     Suite("paced-8", "streams of 200 tokens, 5 ms apart, 8 at once", "mock-paced", True, 8, 24, 0, 4),
 )
 
