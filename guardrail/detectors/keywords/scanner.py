@@ -1,0 +1,285 @@
+"""Find a lexicon's phrases in one text that arrives in pieces, and say how far it is clear of them. No I/O, no clock.
+
+The scanner keeps only the stretch of text in which something may still be found, and scans it again with each piece.
+That stretch begins at the longest suffix which is the beginning of a term, so that its length is that of a phrase, not
+of the text. What is reported depends on the text alone: a match counts in the step that reaches its `at`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+from unicodedata import normalize
+
+from guardrail.core.findings import Finding
+from guardrail.core.frontier import NOTHING, Scan
+from guardrail.detectors.keywords.compiling import Lexicon
+from guardrail.detectors.keywords.view import DROPPED, Mark, View
+from guardrail.text.characters import NEUTRAL, is_closed, is_extending, word_class
+from guardrail.text.normalize import IGNORABLES, MOST_HIDDEN, Layer, fold, fold_cluster, settled, squeeze
+
+DETECTOR = "keywords"
+
+HIDDEN = "hidden-characters"
+"""The label of a run of more than 64 ignorable characters."""
+
+CERTAIN = 1.0
+"""The score of every finding: a phrase is there or it is not."""
+
+_BLOCK = 2048  # characters; a longer piece is taken in blocks, so that a frontier inside of it is cheap to tell
+
+
+class _State(NamedTuple):
+    """Where a scan stands between two pieces."""
+
+    received: int = 0
+    tail: str = ""  # the squeezed text in which something may still be found
+    base: int = 0  # offset of the tail in the squeezed text
+    start: int = 0  # offset of the tail in the folded text
+    before: int = NEUTRAL  # word class of the character before the tail
+    spaced: bool = False  # whether the squeezed text ends in a space
+    marks: tuple[Mark, ...] = ((0, 0),)  # the way from squeezed to original offsets, from the tail on
+    hidden: int = -1  # original offset of the open run of ignorable characters
+    live: int = 0  # original offset of what may become part of a match
+    resume: Mapping[int, int] = {}  # folded offset at which each pattern's last match ended
+
+    def clear(self, hidden: bool) -> int:
+        return min(self.live, self.hidden) if hidden and self.hidden >= 0 else self.live
+
+
+_START = _State()
+
+
+class KeywordScanner:
+    """A `guardrail.core.frontier.Scanner` over one text. Making one costs about a microsecond."""
+
+    __slots__ = ("_ended", "_hidden", "_labels", "_lexicon", "_reach", "_state", "_taken")
+
+    def __init__(self, lexicon: Lexicon, labels: frozenset[str]) -> None:
+        self._lexicon = lexicon
+        self._labels = labels
+        self._hidden = HIDDEN in labels
+        self._reach = lexicon.reach(labels) if lexicon.patterns else 0
+        self._state = _START
+        self._taken: list[tuple[_State, str]] = [(_START, "")]  # the piece fed last, by block, with the state before
+        self._ended = False
+
+    def feed(self, text: str, *, last: bool) -> Scan:
+        """Take the next piece; return every finding that became certain with it, in the order of `at`."""
+        self._ended = last
+        if len(text) <= _BLOCK:
+            self._taken = [(self._state, text)]
+            self._state, found = self._step(self._state, text, last)
+        else:
+            self._taken, found = [], []
+            for start in range(0, len(text), _BLOCK):
+                piece = text[start : start + _BLOCK]
+                self._taken.append((self._state, piece))
+                self._state, more = self._step(self._state, piece, last and start + _BLOCK >= len(text))
+                found += more
+        if not found:
+            return NOTHING
+        found.sort(key=_certainty)
+        return Scan(found)
+
+    def frontier(self, at: int) -> int:
+        """The offset before which nothing can become part of a finding; see `guardrail.core.frontier.Scanner`."""
+        received = self._state.received
+        if at > received:
+            return received
+        if at == received and not self._ended:
+            return self._state.clear(self._hidden)
+        for state, piece in reversed(self._taken):
+            if state.received < at:
+                return self._step(state, piece[: at - state.received], False)[0].clear(self._hidden)
+        return self._taken[0][0].clear(self._hidden)
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    def _step(self, state: _State, piece: str, last: bool) -> tuple[_State, list[Finding]]:
+        """A function of its arguments: the state after `piece`, and what became certain with it."""
+        received, tail, base, index, before, spaced, marks, hidden, live, resume = state
+        was, received = received, received + len(piece)
+        found: list[Finding] = []
+        squeezed, dropped = squeeze(piece, after_space=spaced)
+        shift = was - base - len(tail)
+        if dropped is not None or shift != marks[-1][1]:
+            marks = _marked(marks, dropped, base + len(tail), shift)
+        if dropped is not None:
+            hidden = self._find_hidden(piece, was, hidden, found)
+        elif piece:
+            hidden = -1
+        if not squeezed and not last:
+            live = received if live == was else live
+            return _State(received, tail, base, index, before, spaced, marks, hidden, live, resume), found
+
+        window = tail + squeezed
+        folded, layer = fold(window)
+        size = len(folded)
+        if last or not window or is_closed(window[-1]):
+            stable = size
+        else:
+            stable = size - 1 if layer is None else settled(window, layer)
+        view: View | None = None
+        pending = size  # index of the first match that waits for what comes next
+        matches = self._lexicon.automaton.find_matches_as_indexes(folded, overlapping=True)
+        if matches:
+            view = View(window, folded, layer, stable, base, before, marks, received + 1, last)
+            pending = self._find_terms(view, matches, was, found)
+        keep = size
+        if self._reach:
+            view = view or View(window, folded, layer, stable, base, before, marks, received + 1, last)
+            resume, waiting = self._find_patterns(view, index, was, resume, found)
+            # Whatever a pattern may still match begins here or later; it may look at the character before that.
+            pending = min(pending, waiting, max(0, stable - self._reach + 1))
+            keep = max(0, pending - 1)
+        if last:
+            return state._replace(received=received), found
+
+        held = min(pending, self._live(window, folded, layer, stable, before))
+        keep = min(keep, held, stable)
+        if self._lexicon.exceptions is not None:
+            keep = min(keep, self._excepting(folded, stable))
+        if held == size:
+            live = received
+        else:
+            view = view or View(window, folded, layer, stable, base, before, marks, received + 1, last)
+            live = view.start(held)
+        place = keep
+        if layer is not None:
+            place = layer.start(keep)
+            keep = layer.index(place) if keep < size else size
+        if keep:
+            before = word_class(folded[keep - 1])
+        if window:
+            spaced = window[-1] == " "
+        base += place
+        if len(marks) > 1:
+            marks = tuple(mark for mark, after in zip(marks, (*marks[1:], None), strict=True) if _needed(after, base))
+        return _State(received, window[place:], base, index + keep, before, spaced, marks, hidden, live, resume), found
+
+    def _find_terms(self, view: View, matches: list[tuple[int, int, int]], was: int, found: list[Finding]) -> int:
+        """Add the matches that became certain after `was`; return the index of the first that waits."""
+        pending = len(view.folded)
+        for number, start, stop in matches:
+            if stop > view.stable:
+                continue
+            for label, left, right, exceptions in self._lexicon.owners[number]:
+                if label not in self._labels or (left and not view.boundary_before(start)):
+                    continue
+                at = view.certain_at(start, stop, right, exceptions)
+                if at is None:
+                    pending = min(pending, start)
+                elif at > was:
+                    found.append(Finding(DETECTOR, label, CERTAIN, view.start(start), view.stop(stop), at))
+        return pending
+
+    def _find_patterns(
+        self, view: View, index: int, was: int, resume: Mapping[int, int], found: list[Finding]
+    ) -> tuple[Mapping[int, int], int]:
+        """The same for patterns: leftmost, longest, and none overlapping the one before, as over the whole text.
+
+        A match is certain once as much text is there as the pattern could match from where it begins.
+        """
+        text = view.folded[: view.stable]
+        pending = len(view.folded)
+        for number in self._lexicon.pattern_set.Match(text) or () if self._lexicon.pattern_set else ():
+            label, regex, reach, exceptions = self._lexicon.patterns[number]
+            if label not in self._labels:
+                continue
+            first = max(resume.get(number, 0) - index, 1 if index else 0)
+            for match in regex.finditer(text, first):
+                start, stop = match.span()
+                if start + reach > view.stable and not view.ended:
+                    pending = min(pending, start)
+                    break
+                at = view.certain_at(start, stop, False, exceptions)
+                if at is None:
+                    pending = min(pending, start)
+                    break
+                resume = {**resume, number: index + stop}
+                if at != DROPPED:
+                    seen = view.fixed_at(start + reach, False) if start + reach <= view.stable else None
+                    at = max(at, view.end if seen is None else seen)
+                    found.append(Finding(DETECTOR, label, CERTAIN, view.start(start), view.stop(stop), at))
+        return resume, pending
+
+    def _find_hidden(self, piece: str, was: int, hidden: int, found: list[Finding]) -> int:
+        """Add a finding for each 65 ignorable characters in a row, so that never more than 64 are left of a run;
+        return where the run that is open at the end of `piece` begins, or -1."""
+        stop = 0
+        for run in IGNORABLES.finditer(piece):
+            begin = hidden if hidden >= 0 and run.start() == 0 else was + run.start()
+            stop = run.end()
+            while was + stop - begin > MOST_HIDDEN:
+                end = begin + MOST_HIDDEN + 1
+                if self._hidden:
+                    found.append(Finding(DETECTOR, HIDDEN, CERTAIN, begin, end, end))
+                begin = end
+            hidden = begin
+        return hidden if stop == len(piece) and hidden < was + stop else -1
+
+    # -- what may still become a match -------------------------------------------------------------------------------
+
+    def _live(self, window: str, folded: str, layer: Layer | None, stable: int, before: int) -> int:
+        """The index of the longest suffix that may become a term, or that is one and waits for what comes next."""
+        size = len(folded)
+        if stable == size:
+            return self._longest(folded, True, before)
+        place = len(window) - 1 if layer is None else layer.start(size - 1)
+        first = fold_cluster(window[place])
+        if len(first) == 1 and not is_extending(window[place]):
+            # The last cluster may still take marks: it stands for its base and for all that this may become.
+            base = first if first.isascii() else normalize("NFD", first)[0]
+            variants = self._lexicon.variants.get(base, ())
+            if variants is not None:
+                head = folded[:stable]
+                live = self._longest(head + first, False, before)
+                for variant in (base, *variants) if base != first else variants:
+                    live = min(live, self._longest(head + variant, False, before))
+                return live if live <= stable else size
+        return min(stable, self._longest(folded[:stable], True, before))
+
+    def _longest(self, text: str, proper: bool, before: int) -> int:
+        bounded, free = self._lexicon.bounded, self._lexicon.free
+        size = len(text)
+        for start in range(max(0, size - self._lexicon.longest), size):
+            first = text[start]
+            if first in free.firsts and free.begins(text[start:], proper):
+                return start
+            if first in bounded.firsts:
+                kind = word_class(first)
+                if kind and kind == (word_class(text[start - 1]) if start else before):
+                    continue  # inside of a word
+                if bounded.begins(text[start:], proper):
+                    return start
+        return size
+
+    def _excepting(self, folded: str, stable: int) -> int:
+        """The index from which an exception may be on its way, or be there and wait for a word boundary."""
+        exceptions = self._lexicon.exceptions
+        assert exceptions is not None
+        for start in range(max(0, stable - exceptions.longest), stable):
+            if exceptions.begins(folded[start:stable], False):
+                return start
+        return stable
+
+
+def _marked(marks: tuple[Mark, ...], dropped: Layer | None, end: int, shift: int) -> tuple[Mark, ...]:
+    """Add the marks of a piece that begins at offset `end` of the squeezed text and `end + shift` of the original."""
+    added = list(marks)
+    pieces = ((0, 0),) if dropped is None else zip(dropped.starts, dropped.origins, strict=True)
+    for start, origin in pieces:
+        moved = shift + origin - start
+        if moved != added[-1][1]:
+            added.append((end + start, moved))
+    return tuple(added)
+
+
+def _needed(after: Mark | None, base: int) -> bool:
+    """Whether a mark still says something of the squeezed text from `base` on; `after` is the next mark."""
+    return after is None or after[0] > base
+
+
+def _certainty(finding: Finding) -> tuple[int, int, int, str]:
+    return (finding.at, finding.start, finding.end, finding.category)
