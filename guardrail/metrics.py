@@ -61,6 +61,7 @@ TABLE = (
     Metric("guardrail_strikes_total", "counter", ("category",), "Requests that counted against their subject."),
     Metric("guardrail_bypassed_total", "counter", ("reason",), "Requests that passed without being screened."),
     Metric("guardrail_failed_closed_total", "counter", ("reason",), "Requests refused because something was away."),
+    Metric("guardrail_records_dropped_total", "counter", (), "Decisions that were not kept: too many waited."),
     Metric("guardrail_policy_reloads_total", "counter", ("result",), "Attempts to load changed policies."),
     Metric("guardrail_label_missing_total", "counter", ("reason",), "Answers that left without a label they need."),
     Metric("guardrail_degraded", "gauge", ("component",), "1 while a part works on without what it needs."),
@@ -126,6 +127,7 @@ class Metrics:
         self._strikes = self._counters("guardrail_strikes_total")
         self._bypassed = self._counters("guardrail_bypassed_total")
         self._failed_closed = self._counters("guardrail_failed_closed_total")
+        self._dropped = self._counter("guardrail_records_dropped_total")
         self._reloads = self._counters("guardrail_policy_reloads_total")
         self._unlabelled = self._counters("guardrail_label_missing_total")
         self._degraded = self._gauges("guardrail_degraded")
@@ -157,6 +159,10 @@ class Metrics:
     def failed_closed(self, reason: str) -> None:
         """A request was refused because a part was away."""
         self._failed_closed(reason).inc()
+
+    def records_dropped(self, count: int) -> None:
+        """So many decisions were not kept."""
+        self._dropped.inc(count)
 
     def label_missing(self, reason: str) -> None:
         """An answer left without a label that it needs."""

@@ -11,7 +11,7 @@ from guardrail.core.content import Direction, Path
 from guardrail.core.findings import Finding
 from guardrail.core.frontier import Scan, Scanner, Window
 from guardrail.core.incidents import Decision, Incident
-from guardrail.core.sanctions import Standing
+from guardrail.core.sanctions import Standing, Step
 from guardrail.core.surface import Ending, Event, Notice, Prompt
 
 __all__ = [
@@ -174,6 +174,13 @@ class Store(Protocol):
 
     def record(self, decision: Decision) -> None:
         """Keep one request's metadata (no text). Returns at once; written later, in groups."""
+
+    def in_force(self, at: float) -> Mapping[Step, int]:
+        """How many subjects each step is in force against."""
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the store works on without what it needs (a journal in the place of its database)."""
 
     async def start(self) -> None: ...
 

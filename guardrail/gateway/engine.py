@@ -56,7 +56,7 @@ class Engine:
     options: Options = field(default_factory=Options)
     clock: Callable[[], float] = time.time
     started: bool = False
-    _books: dict[tuple[str, Direction, str, str, date], Rulebook] = field(default_factory=dict)
+    _books: dict[tuple[str, Direction, str, str, frozenset[str], date], Rulebook] = field(default_factory=dict)
     _last_seen: OrderedDict[Subject, float] = field(default_factory=OrderedDict)
 
     def dialect(self, path: str) -> Dialect | None:
@@ -75,15 +75,15 @@ class Engine:
                 return True
         return False
 
-    def rulebook(self, direction: Direction, surface: str, tenant: str) -> Rulebook:
+    def rulebook(self, direction: Direction, surface: str, tenant: str, only: frozenset[str] = frozenset()) -> Rulebook:
         """The rules that hold now, from a cache that lives for one policy set and one day."""
         today = datetime.fromtimestamp(self.clock(), UTC).date()
-        key = (self.policies.digest, direction, surface, tenant, today)
+        key = (self.policies.digest, direction, surface, tenant, only, today)
         book = self._books.get(key)
         if book is None:
             if len(self._books) > 1000:
                 self._books.clear()
-            book = self._books[key] = self.policies.rulebook(direction, surface, tenant, today)
+            book = self._books[key] = self.policies.rulebook(direction, surface, tenant, today, only)
         return book
 
     def admit(self, subject: Subject) -> Admission:
@@ -102,8 +102,11 @@ class Engine:
             self._note_seen(subject, now)
         return admission
 
-    def struck(self, subject: Subject, standing: Standing) -> None:
-        """A strike was recorded: a limit that it brought holds from this request on."""
+    def struck(self, subject: Subject, standing: Standing, category: str) -> None:
+        """A strike was recorded: count it and what it brought; a limit holds from this request on."""
+        self.metrics.struck(category)
+        if standing.incident is not None and standing.incident == standing.recorded:
+            self.metrics.sanctioned(standing.step)
         if standing.step is Step.LIMIT:
             self._note_seen(subject, self.clock())
 
@@ -114,13 +117,17 @@ class Engine:
             self._last_seen.popitem(last=False)
 
     async def start(self) -> None:
-        """Start what has to be started; raises what keeps it from starting."""
+        """Start what has to be started, once; raises what keeps it from starting."""
+        if self.started:
+            return
         await self.store.start()
         await asyncio.gather(*(detector.start() for detector in self.detectors.values()))
         self.started = True
 
     async def close(self) -> None:
-        """Let everything finish what it holds."""
+        """Let everything finish what it holds; does nothing if it is not started."""
+        if not self.started:
+            return
         self.started = False
         await asyncio.gather(*(detector.close() for detector in self.detectors.values()))
         await self.store.close()

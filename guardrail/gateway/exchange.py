@@ -141,8 +141,9 @@ class Exchange:
             strike = strike_rule(verdict, self.prompt.content)
         evidence = self._prompt_evidence(verdict, strike)
         standing = await self.engine.store.refuse(evidence)
+        incident = self.incident = standing.recorded or evidence.id
         if strike is not None:
-            self.engine.struck(self.subject, standing)
+            self.engine.struck(self.subject, standing, verdict.deciding[0].rule.category)
         if verdict.action is Action.ANSWER:
             self.outcome = "answered"
             await self._answer_instead(safe_answer(verdict, self.language), "stop")
@@ -167,10 +168,10 @@ class Exchange:
                 "content_filter",
                 text,
                 param=where(self.prompt.content.segments[first].path),
-                incident=evidence.id,
+                incident=incident,
                 rules=rules,
                 categories=tuple(dict.fromkeys(match.rule.category for match in verdict.deciding)),
-                appeal_url=self.engine.appeal_url(evidence.id),
+                appeal_url=self.engine.appeal_url(incident),
                 rules_url=self.engine.options.rules_url,
             )
         )

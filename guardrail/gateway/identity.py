@@ -31,7 +31,7 @@ class HeaderIdentifier:
 
     The subject is the end user named by a trusted header, else the API key, else the peer's address (an address
     alone stands for many people: it is never suspended). The header counts only from `trusted_proxies`, or with
-    `x-end-user-signature`: hex HMAC-SHA256 of the header's value under `secret`.
+    `signature_header`: hex HMAC-SHA256 of the header's value under `secret`.
     """
 
     def __init__(
@@ -39,12 +39,14 @@ class HeaderIdentifier:
         subject_key: Callable[[str, str, str], str],
         *,
         header: str | None = "x-end-user-id",
+        signature_header: str = "x-end-user-signature",
         trusted_proxies: tuple[str, ...] = (),
         secret: bytes = b"",
         tenants: Mapping[str, TenantKey] | None = None,
     ) -> None:
         self._subject_key = subject_key
         self._header = header.lower().encode() if header else None
+        self._signature_header = signature_header.lower().encode()
         self._trusted = tuple(ipaddress.ip_network(network, strict=False) for network in trusted_proxies)
         self._secret = secret
         self._tenants = tenants or {}
@@ -74,7 +76,7 @@ class HeaderIdentifier:
 
     def _believes(self, end_user: bytes, headers: Mapping[bytes, bytes], peer: str | None) -> bool:
         if self._secret:
-            signature = headers.get(b"x-end-user-signature", b"").decode("latin-1").lower()
+            signature = headers.get(self._signature_header, b"").decode("latin-1").lower()
             expected = hmac.new(self._secret, end_user, hashlib.sha256).hexdigest()
             if signature and hmac.compare_digest(signature, expected):
                 return True

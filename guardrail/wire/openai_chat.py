@@ -35,7 +35,7 @@ class OpenAIChat:
     """The dialect of `/v1/chat/completions`."""
 
     surface = "openai_chat"
-    paths = ("/v1/chat/completions",)
+    paths: tuple[str, ...] = ("/v1/chat/completions",)
 
     # -- the request ---------------------------------------------------------------------------------------------
 

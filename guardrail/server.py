@@ -1,0 +1,107 @@
+"""Run the listeners of one process, and end them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from guardrail.errors import SettingsError
+from guardrail.sections import Address
+
+log = logging.getLogger("guardrail")
+
+
+class Listener(NamedTuple):
+    """An app and where it is served: a bound socket, or the path of a Unix socket. `drain` is how many seconds
+    running requests get once it is told to stop."""
+
+    app: ASGIApp
+    socket: socket.socket | None = None
+    path: str | None = None
+    drain: float = 1.0
+    lifespan: bool = False
+
+
+def bind(address: Address) -> socket.socket:
+    """A listening socket; raises `SettingsError` when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        bound = socket.create_server((address.host, address.port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {address}: {error.strerror}; expected an address of this machine that is free"
+        ) from None
+    bound.set_inheritable(True)
+    return bound
+
+
+async def run(
+    listeners: list[Listener],
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    on_stop: Callable[[], None] = lambda: None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT or `stop`; then end the listeners one after the other, the first first.
+
+    `on_stop` is called before anything ends, so that readiness falls while running answers go on.
+    """
+    stop = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    servers = [_server(listener) for listener in listeners]
+    tasks = [
+        asyncio.create_task(server.serve([listener.socket] if listener.socket else None))
+        for server, listener in zip(servers, listeners, strict=True)
+    ]
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        # uvicorn has no event for it.
+        while not all(server.started for server in servers) and not any(task.done() for task in tasks):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        if not any(task.done() for task in tasks):
+            on_ready()
+        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        on_stop()
+        stopped.cancel()
+        for server, task in zip(servers, tasks, strict=True):
+            server.should_exit = True
+            await asyncio.wait([task])
+    for task in tasks:
+        task.result()
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to `run`, which has more than one server to end in order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(listener: Listener) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            listener.app,
+            uds=listener.path,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on" if listener.lifespan else "off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=max(1, round(listener.drain)),
+            timeout_keep_alive=75,
+        )
+    )
