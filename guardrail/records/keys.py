@@ -49,16 +49,17 @@ class Keyring:
         return f"Keyring({', '.join(f'{name}={ident}' for name, ident in self.ids.items())})"
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str]) -> Keyring:
-        """Read the keys of `directory`, or make them if it holds none (several processes may try at once).
+    def open(cls, directory: str | os.PathLike[str], *, make: bool = True) -> Keyring:
+        """Read the keys of `directory`; if it holds none, `make` them (several processes may try at once).
 
         Raises `SettingsError`, which names the file, for one that is missing, short, not hexadecimal or unreadable.
         """
         folder = Path(directory)
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if make:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _alone(folder):
-                if not any(folder.glob("*.key")):
+                if make and not any(folder.glob("*.key")):
                     for name in NAMES:
                         _make(folder / f"{name}.key")
                 _warn_if_open(folder, 0o700)
@@ -134,8 +135,8 @@ def _read(file: Path) -> bytes:
         written = file.read_bytes()
     except FileNotFoundError:
         raise SettingsError(
-            f"{file}: missing, while other keys are there; expected the file from a backup of this folder "
-            "(a new key would not know anyone who was sanctioned), or an empty folder to begin anew"
+            f"{file}: missing; expected the file from a backup of its folder (a new key in its place would not know "
+            "anyone who was sanctioned), or an empty folder to begin anew"
         ) from None
     _warn_if_open(file, 0o600)
     try:
