@@ -19,6 +19,9 @@ from msgspec import Meta
 from guardrail.core.policy import TenantTerms
 from guardrail.core.sanctions import Ladder
 
+PREFIX = "GUARDRAIL_"
+"""What every environment variable of ours begins with."""
+
 # -- words with a form of their own ------------------------------------------------------------------------------
 
 

@@ -13,14 +13,19 @@ import secrets
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from guardrail.credentials import NAMES, read_secrets, why_refused
 from guardrail.errors import SettingsError
 from guardrail.layers import Key, Layer, Tree, build, check, keys, merge
+from guardrail.policyfile import ProfileDefaults, ProfileFile, decode, one_of, read_toml
+from guardrail.policyset import PROFILES, profile_names
+from guardrail.resources import policies_dir
 from guardrail.sections import (
+    PREFIX,
     Address,
     ClassifierSettings,
     Identity,
@@ -42,7 +47,6 @@ from guardrail.sections import (
 
 __all__ = ["ALIASES", "PREFIX", "Address", "Settings", "admin_token", "known_keys"]
 
-PREFIX = "GUARDRAIL_"
 DEFAULT_FILE = "guardrail.toml"
 
 ALIASES = {
@@ -53,17 +57,6 @@ ALIASES = {
 }
 """Short forms, as variables (GUARDRAIL_LISTEN) and as arguments (`listen=`); a file writes the section."""
 
-PROFILES: Mapping[str, Tree] = {
-    "neutral": {},
-    "eu_2026": {},
-    "cn_2026": {"labels": {"affix": "end"}},
-    "cn_draft_2023": {"labels": {"affix": "end"}},
-}
-"""What a profile sets when nobody says otherwise."""
-
-SECRETS = ("UPSTREAM_API_KEY", "ADMIN_TOKEN", "IDENTITY_SECRET")
-"""Variables (after the prefix) that hold a secret; each has a twin with `_FILE` that names a file holding it."""
-
 _OTHER_VARIABLES = frozenset({"CONFIG", "TEST_ALL"})
 # A Kubernetes service called "guardrail" puts these into every pod beside it: they are not ours.
 _SERVICE_LINK = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)\Z")
@@ -72,10 +65,17 @@ _INTERNAL = "INTERNAL_"
 
 
 class Settings(Section, frozen=True):
-    """Everything an operator can set. `Settings.load` reads it; `secrets` is kept apart from what a file may hold."""
+    """Everything an operator can set, as `Settings.load` reads it.
+
+    Two fields are no settings: `secrets`, which only the environment may hold, and `duties`, what the profile asks.
+    """
 
     profile: Annotated[
-        Literal["neutral", "cn_2026", "cn_draft_2023", "eu_2026"], says("Which rules the service answers to.")
+        str,
+        says("Which rules the service answers to: the name of a file in a folder profiles/ of the policies."),
+        Meta(
+            pattern=r"^[a-z0-9_-]+\Z", extra={"expected": "neutral, eu_2026, cn_2026, cn_draft_2023 or one of your own"}
+        ),
     ] = "neutral"
     observe: Annotated[bool, says("Record what every rule would do, and enforce none.")] = False
     state_dir: Annotated[Path, says("Where records, keys and the admin token are kept.")] = Path("state")
@@ -114,6 +114,7 @@ class Settings(Section, frozen=True):
     sanctions: Sanctions = Sanctions()
     stream: Stream = Stream()
     secrets: Annotated[Secrets, Meta(extra={"hidden": True})] = Secrets()
+    duties: Annotated[ProfileDefaults, Meta(extra={"hidden": True})] = ProfileDefaults()
 
     @classmethod
     def load(
@@ -135,8 +136,9 @@ class Settings(Section, frozen=True):
         file = Path(named) if named is not None else Path(DEFAULT_FILE)
         written = _file_layer(file) if named is not None or file.is_file() else {}
         given = merge(merge(written, _environment_layer(env)), _argument_layer(overrides or {}))
-        profile = PROFILES[given.get("profile", "neutral")]
-        settings: Settings = build(merge(profile, given) | {"secrets": _secrets(env, given)}, cls)
+        duties = _duties(given)
+        whole = merge({"labels": {"affix": duties.affix}}, given)
+        settings: Settings = build(whole | {"secrets": read_secrets(env, given), "duties": duties}, cls)
         _require(settings)
         return settings
 
@@ -149,8 +151,8 @@ class Settings(Section, frozen=True):
 
     @property
     def regulated(self) -> bool:
-        """Whether a Chinese profile is in force."""
-        return self.profile.startswith("cn_")
+        """Whether the profile makes a named provider answer for what is generated, as the Chinese ones do."""
+        return self.duties.requires_provider
 
 
 def known_keys() -> list[Key]:
@@ -199,7 +201,7 @@ def _file_layer(file: Path) -> Tree:
         raise SettingsError(f"{file}: {error.strerror}; expected a settings file in TOML") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: {error}; expected a settings file in TOML") from None
-    return check(values, Settings, Layer(lambda path: f"{file}: {path}", file.absolute().parent), _refuse_secret)
+    return check(values, Settings, Layer(lambda path: f"{file}: {path}", file.absolute().parent), why_refused)
 
 
 def _environment_layer(env: Mapping[str, str]) -> Tree:
@@ -213,8 +215,8 @@ def _environment_layer(env: Mapping[str, str]) -> Tree:
             continue
         path = by_variable.get(name)
         if path is None:
-            reason = _refuse_secret(name.lower())
-            close = difflib.get_close_matches(name, [*by_variable, *SECRETS, "CONFIG"], 1, 0.6)
+            reason = why_refused(name.lower())
+            close = difflib.get_close_matches(name, [*by_variable, *NAMES, "CONFIG"], 1, 0.6)
             closest = f"the closest known one is {PREFIX}{close[0]}" if close else f"expected {PREFIX}SECTION__KEY"
             raise SettingsError(f"environment: {variable}: {reason or f'unknown variable; {closest}'}")
         dotted = ".".join(path)
@@ -227,7 +229,7 @@ def _environment_layer(env: Mapping[str, str]) -> Tree:
         dotted, _, index = path.partition("[")
         return f"environment: {spelled.get(dotted, dotted)}" + (f"[{index}" if index else "")
 
-    return check(values, Settings, Layer(name_of, Path(), textual=True), _refuse_secret)
+    return check(values, Settings, Layer(name_of, Path(), textual=True), why_refused)
 
 
 def _argument_layer(overrides: Mapping[str, object]) -> Tree:
@@ -239,7 +241,18 @@ def _argument_layer(overrides: Mapping[str, object]) -> Tree:
         if name in ALIASES and not isinstance(value, Mapping):
             path = ALIASES[name]
         _put(values, path, value)
-    return check(values, Settings, Layer(lambda path: f"arguments: {path}", Path()), _refuse_secret)
+    return check(values, Settings, Layer(lambda path: f"arguments: {path}", Path()), why_refused)
+
+
+def _duties(given: Tree) -> ProfileDefaults:
+    """What the profile's file says, the defaults that it sets included."""
+    folders = [policies_dir(), *given.get("policies", {}).get("directories", ())]
+    name = given.get("profile", "neutral")
+    for folder in folders:
+        file = folder / PROFILES / f"{name}.toml"
+        if file.is_file():
+            return decode(read_toml(file), ProfileFile, str(file)).defaults
+    raise SettingsError(f'profile: got "{name}"; expected {one_of(profile_names(folders))}')
 
 
 def _put(tree: Tree, path: tuple[str, ...], value: object) -> None:
@@ -255,73 +268,11 @@ def _not_a_setting(name: str) -> bool:
     stem = name.removesuffix("_FILE")
     return (
         name in _OTHER_VARIABLES
-        or stem in SECRETS
+        or stem in NAMES
         or stem.startswith("UPSTREAM_API_KEY__")
         or name.startswith(_INTERNAL)
         or _SERVICE_LINK.match(name) is not None
     )
-
-
-# -- secrets -----------------------------------------------------------------------------------------------------
-
-
-def _refuse_secret(path: str) -> str:
-    """Why a key that would hold a secret is refused, or nothing if it would not."""
-    at, _, name = path.rpartition(".")
-    if at.startswith("tenants") and re.fullmatch(r"(api_?)?keys?", name):
-        return "a tenant's key is kept as its hash alone; expected key_hashes, the SHA-256 of each key in hex"
-    if not re.search(r"(api_?key|secret|password|passwd|token)$", name):
-        return ""
-    variable = "UPSTREAM_API_KEY"
-    if "admin" in path:
-        variable = "ADMIN_TOKEN"
-    elif "identity" in path or "secret" in name:
-        variable = "IDENTITY_SECRET"
-    return (
-        "a secret does not belong in a settings file, which is copied, shown and committed; "
-        f"expected it in {PREFIX}{variable}, or in a file that {PREFIX}{variable}_FILE names"
-    )
-
-
-def _secrets(env: Mapping[str, str], given: Mapping[str, Any]) -> Secrets:
-    routes = {route["id"].upper().replace("-", "_"): route["id"] for route in given.get("upstreams", ())}
-    own: dict[str, str] = {}
-    for variable in env:
-        name = variable.removeprefix(f"{PREFIX}UPSTREAM_API_KEY__")
-        if name == variable:
-            continue
-        route = routes.get(name.removesuffix("_FILE"))
-        if route is None:
-            known = ", ".join(f"{PREFIX}UPSTREAM_API_KEY__{name}" for name in routes) or "an [[upstreams]] with that id"
-            raise SettingsError(f"environment: {variable}: no such upstream; expected {known}")
-        own[route] = _secret(env, variable.removesuffix("_FILE")) or ""
-    identity = _secret(env, PREFIX + "IDENTITY_SECRET")
-    if identity is not None and len(identity) < 32:
-        raise SettingsError(f"environment: {PREFIX}IDENTITY_SECRET: too short; expected at least 32 characters")
-    return Secrets(
-        upstream_api_key=_secret(env, PREFIX + "UPSTREAM_API_KEY"),
-        upstream_api_keys=own,
-        admin_token=_secret(env, PREFIX + "ADMIN_TOKEN"),
-        identity_secret=identity,
-    )
-
-
-def _secret(env: Mapping[str, str], variable: str) -> str | None:
-    """A secret from its variable or from the file its twin names; empty counts as not given."""
-    direct, file = env.get(variable, "").strip(), env.get(f"{variable}_FILE", "")
-    if direct and file:
-        raise SettingsError(f"environment: {variable}: {variable}_FILE is set too; expected one of the two")
-    if file:
-        try:
-            direct = Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise SettingsError(f"environment: {variable}_FILE: {file}: {reason}; expected a text file") from None
-        if not direct:
-            raise SettingsError(f"environment: {variable}_FILE: {file}: empty; expected the secret")
-    if not direct.isascii() or not direct.isprintable():
-        raise SettingsError(f"environment: {variable}: got a character that no header can carry; expected ASCII")
-    return direct or None
 
 
 # -- what must hold between keys ---------------------------------------------------------------------------------

@@ -188,10 +188,7 @@ def test_a_tenants_terms_are_those_that_policies_read(write: Write) -> None:
         ("[server]\nworkers = true\n", "server.workers: got true; expected a whole number from 1 to 256"),
         ("[server]\nbody_timeout = 0\n", "server.body_timeout: got 0; expected a number above 0 and up to 86400"),
         ("observe = 1\n", "observe: got 1; expected true or false"),
-        (
-            'profile = "china"\n',
-            'profile: got "china"; expected "neutral", "cn_2026", "cn_draft_2023" or "eu_2026"',
-        ),
+        ('profile = "China 1"\n', 'profile: got "China 1"; expected neutral, eu_2026, cn_2026'),
         ('server = "x"\n', 'server: got "x"; expected a table'),
         ("[[server]]\n", "server: got a list; expected a table"),
         ('passthrough = "GET /"\n', 'passthrough: got "GET /"; expected a list, each a method and a path'),
@@ -401,6 +398,23 @@ def test_a_chinese_profile_needs_a_provider(profile: str) -> None:
     settings = load(profile=profile, provider={"name": "Example", "code": CODE})
     assert settings.regulated
     assert settings.labels.affix == "end"
+
+
+def test_a_profile_that_is_not_there_is_refused_with_those_that_are() -> None:
+    assert refusal(profile="china") == 'profile: got "china"; expected cn_2026, cn_draft_2023, eu_2026 or neutral'
+
+
+def test_a_profile_may_be_the_operators_own_and_set_its_own_defaults(tmp_path: Path) -> None:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/house.toml").write_text(
+        'title = "House rules"\npolicies = ["pii"]\n[defaults]\naffix = "start"\nrequires_provider = true\n'
+    )
+    policies = {"directories": [str(tmp_path)]}
+    assert refusal(profile="house", policies=policies).startswith("provider.name: it is missing; profile house")
+    settings = load(profile="house", policies=policies, provider={"name": "Example", "code": CODE})
+    assert settings.labels.affix == "start"
+    assert settings.regulated
+    assert not load().regulated
 
 
 def test_a_key_of_the_operator_is_not_offered_to_the_world() -> None:
