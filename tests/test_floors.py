@@ -131,5 +131,12 @@ def test_every_library_that_is_imported_is_declared() -> None:
             assert owners & allowed, f"{path}: {name} is imported and not declared in pyproject.toml"
 
 
+def test_every_library_that_is_declared_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    homes = packages_distributions()
+    used = {_canonical(owner) for path in modules() for name in third_party(path) for owner in homes.get(name, [name])}
+    assert {_canonical(line) for line in project["dependencies"]} <= used
+
+
 def _canonical(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9._-]+", requirement)[0]).lower()  # type: ignore[index]
