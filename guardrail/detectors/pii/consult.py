@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from guardrail.core.frontier import Window
-from guardrail.detectors.pii.context import impersonal
-from guardrail.detectors.pii.labels import PHONE, THRESHOLDS, WEAK, Hit, canonical, distinct
+from guardrail.detectors.pii.context import DIAL, impersonal, named
+from guardrail.detectors.pii.labels import LIKELY, PHONE, THRESHOLDS, WEAK, Hit, canonical, distinct
 from guardrail.detectors.pii.recognise import recognise, shapes
 from guardrail.detectors.pii.scanner import settled
 
@@ -107,8 +107,10 @@ def _ask(engine: AnalyzerEngine, window: Window) -> list[Hit]:
         if not begin <= start < past or any(end > hit.start and start < hit.end for hit in ours):
             continue
         score = float(result.score)
-        # presidio finds telephone numbers in plain integers; without a word that names one they are just numbers.
-        if (label == PHONE and score < THRESHOLDS[PHONE]) or impersonal(text, start, end, ""):
+        if impersonal(text, start, end, ""):
             score = WEAK
+        elif label == PHONE:
+            # A numbering plan admits many a plain integer, and "call" is a stop word for presidio.
+            score = LIKELY if named(DIAL, text, start) else WEAK
         theirs.append(Hit(start, end, label, score))
     return distinct(theirs)

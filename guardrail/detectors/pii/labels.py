@@ -49,11 +49,9 @@ WEAK: Final = 0.3
 """A shape that much else has too, or one that the text calls something else ("order number ...")."""
 
 THRESHOLDS: Final[Mapping[str, float]] = {
-    **dict.fromkeys(
-        (ID_CARD, PHONE, LANDLINE, BANK_CARD, EMAIL, IP, IBAN, HK_MACAU_PERMIT, USCC, US_SSN, US_ITIN, CRYPTO), 0.5
-    ),
+    **dict.fromkeys((ID_CARD, PHONE, LANDLINE, BANK_CARD, EMAIL, IP, IBAN, HK_MACAU_PERMIT, USCC, CRYPTO), 0.5),
     # presidio scores these 0.4 beside a word of theirs and at most 0.3 without one
-    **dict.fromkeys((PASSPORT, US_BANK_NUMBER, US_DRIVER_LICENSE), 0.4),
+    **dict.fromkeys((US_SSN, US_ITIN, PASSPORT, US_BANK_NUMBER, US_DRIVER_LICENSE), 0.4),
 }
 """For each label that can be reported, the least score that counts unless a rule names another."""
 

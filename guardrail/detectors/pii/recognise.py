@@ -56,8 +56,8 @@ def shapes(text: str) -> list[int]:
     """Which shapes `text` has: none means that it holds no entity, some means little. Full-width forms are not seen."""
     if len(text) < _FEWEST:
         return []
-    found: list[int] = _SET.Match(text if text.isascii() else text.encode("utf-8", "replace"))
-    return found
+    found: list[int] | None = _SET.Match(text if text.isascii() else text.encode("utf-8", "replace"))
+    return found or []
 
 
 def recognise(text: str, begin: int, after: str, seen: Iterable[int]) -> list[Hit]:
