@@ -68,7 +68,7 @@ def evaluate(
         else:
             answer = asyncio.run(_evaluate(files, detector, wanted, by, limit, settings))
     except (SettingsError, DetectorError) as error:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"Error: {error}")
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"guardrail: {error}")
         raise typer.Exit(2) from None
     if as_json:
         print(json.dumps({"files": answer}, ensure_ascii=False, indent=2))

@@ -57,7 +57,7 @@ def train(
     try:
         _train(config, data, dev or [], backbone, output, checkpoint, (seed, epochs, threads), restart, console)
     except SettingsError as error:
-        console.print(f"Error: {error}", markup=False)
+        console.print(f"guardrail: {error}", markup=False)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on from the last checkpoint.")

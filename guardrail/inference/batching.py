@@ -139,14 +139,15 @@ class BatchingClassifier:
         return len(self._waiting)
 
     async def start(self) -> None:
-        """Start the worker and warm the device up with one short and one full window."""
+        """Warm the device up with one short and one full window, and start the worker. Raises DetectorError."""
         if self._task is not None:
             return
         self._device = ThreadPoolExecutor(1, thread_name_prefix="guardrail-device")
         self._tokenizer = ThreadPoolExecutor(1, thread_name_prefix="guardrail-tokens")
+        loop = asyncio.get_running_loop()
+        for ids in self._encoder.head_and_tail(["warm-up", "word " * self._encoder.max_tokens]):
+            await loop.run_in_executor(self._device, self._scorer.score, [ids])
         self._task = asyncio.create_task(self._work(), name="guardrail-classifier")
-        full = "word " * self._encoder.max_tokens
-        await self.score(["warm-up", full], Priority.OFFLINE)
 
     async def close(self) -> None:
         """Answer everyone who waits with DetectorError, let the batch on the device end, and free the threads."""

@@ -171,7 +171,7 @@ def test_bad_input_ends_with_one_line_and_code_2(
     result = command(path, *options)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("Error: ")
+    assert result.stderr.startswith("guardrail: ")
     assert len(result.stderr.strip().splitlines()) == 1
     assert complaint in result.stderr
 

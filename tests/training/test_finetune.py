@@ -217,4 +217,4 @@ def test_the_command_ends_with_one_line_on_bad_input(tmp_path: Path) -> None:
         app, [str(missing), "--data", "x.jsonl", "--backbone", str(tmp_path), "--output", str(tmp_path / "o")]
     )
     assert result.exit_code == 2
-    assert result.output.strip() == f"Error: {missing}: no such file; expected a training file (TOML)"
+    assert result.output.strip() == f"guardrail: {missing}: no such file; expected a training file (TOML)"
