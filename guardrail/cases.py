@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,9 +79,12 @@ class Report:
             self.failed.append(outcome)
 
 
-def read_cases(directories: Sequence[Path], policies: Iterable[Policy]) -> tuple[Case, ...]:
+def read_cases(
+    directories: Sequence[Path], policies: Iterable[Policy], not_enforced: Collection[str] = ()
+) -> tuple[Case, ...]:
     """The cases of `policies`, in their order, from `<directory>/<policy-id>/cases.toml`.
 
+    Cases that need a rule in `not_enforced` (full ids), or a detector none of whose rules is enforced, are left out.
     Raises `PolicyError` when a policy has no cases or a case names a rule that its policy has not.
     """
     cases: list[Case] = []
@@ -91,7 +94,7 @@ def read_cases(directories: Sequence[Path], policies: Iterable[Policy]) -> tuple
             raise PolicyError(
                 f"{directories[0] / policy.id}: cases.toml is missing; expected a match and a near miss per rule"
             )
-        cases.extend(_read(paths[0], policy))
+        cases.extend(_read(paths[0], policy, not_enforced))
     return tuple(cases)
 
 
@@ -135,9 +138,11 @@ def _near(case: Case, rule: Rule) -> bool:
     return family and rule.id not in case.expect and case.detector in ("", rule.detector)
 
 
-def _read(path: Path, policy: Policy) -> list[Case]:
+def _read(path: Path, policy: Policy, not_enforced: Collection[str]) -> list[Case]:
     file = decode(read_toml(path), CasesFile, str(path))
     known = {rule.id.removeprefix(policy.id + "/"): rule for rule in policy.rules}
+    absent = {rule.removeprefix(policy.id + "/") for rule in not_enforced}
+    running = {"", *(rule.detector for rule in policy.rules)}
     cases: dict[str, Case] = {}
     for number, table in enumerate(file.case, 1):
         desc = table.get("desc")
@@ -148,6 +153,8 @@ def _read(path: Path, policy: Policy) -> list[Case]:
         if desc in cases:
             raise PolicyError(f"{where}: desc is there already; expected each once")
         detector = file.detector if case.detector is None else case.detector
+        if absent.intersection(case.expect) or (absent and detector not in running):
+            continue
         for rule in case.expect:
             if rule not in known:
                 raise PolicyError(f'{where}: expect names "{rule}"; expected {one_of(sorted(known))}')

@@ -17,6 +17,8 @@ from guardrail.errors import PolicyError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+KEYWORDS = "keywords"
+
 ActionWord = Literal["allow", "flag", "redact", "answer", "block"]
 DirectionWord = Literal["prompt", "completion"]
 
@@ -138,6 +140,41 @@ def one_of(words: Sequence[str]) -> str:
     if len(words) < 2:
         return words[0] if words else "nothing"
     return ", ".join(words[:-1]) + " or " + words[-1]
+
+
+def check_rule(rule: RuleFile, where: str) -> None:
+    """Refuse keys that contradict each other, which would otherwise mean something other than what was written."""
+    keywords = rule.detector == KEYWORDS
+    labels = [rule.label] if rule.label is not None else rule.labels
+    wrong: str | None = None
+    if keywords and not rule.phrases and not labels:
+        wrong = 'key "phrases" is missing; expected a phrase file beside policy.toml, or a list of them'
+    elif keywords and rule.phrases and labels:
+        wrong = "label is set; expected phrases only, since a keyword rule's label is its id"
+    elif keywords and rule.threshold is not None:
+        wrong = f"threshold is {rule.threshold}; expected none, since a phrase is found or it is not"
+    elif not keywords and (rule.phrases or rule.match):
+        wrong = f'phrases or match is set; expected label or labels, since detector is "{rule.detector}"'
+    elif not keywords and (rule.label is None) == (not rule.labels):
+        wrong = "expected either label (one) or labels (a list)"
+    elif len(set(labels)) < len(labels):
+        wrong = "labels names one twice; expected each once"
+    elif (rule.action == "redact") != bool(rule.placeholder):
+        wrong = f'placeholder is "{rule.placeholder}"; expected a text with action = "redact", and none otherwise'
+    elif rule.action == "answer" and not (rule.answer.get("zh") and rule.answer.get("en")):
+        wrong = 'answer is incomplete; expected { zh = "...", en = "..." } with action = "answer"'
+    elif rule.action != "answer" and rule.answer:
+        wrong = f'answer is set with action = "{rule.action}"; expected it with action = "answer" only'
+    elif rule.threshold is not None and not 0 < rule.threshold <= 1:
+        wrong = f"threshold is {rule.threshold}; expected a number above 0 and up to 1"
+    elif rule.strike is not False and rule.action != "block":
+        wrong = f'strike is set with action = "{rule.action}"; expected it with action = "block" only'
+    elif not isinstance(rule.strike, bool) and not (rule.threshold or 0) <= rule.strike <= 1:
+        wrong = f"strike is {rule.strike}; expected true, false or a number from the rule's threshold up to 1"
+    elif not isinstance(rule.strike, bool) and rule.strike == 0:
+        wrong = "strike is 0; expected true, false or a number above 0"
+    if wrong is not None:
+        raise PolicyError(f"{where}: {wrong}")
 
 
 class Phrases(NamedTuple):

@@ -17,21 +17,24 @@ from guardrail.core.lexicon import PhraseError, PhraseList
 from guardrail.core.policy import Action, AppliesTo, Mode, Policy, PolicySet, Rule, Severity, TenantTerms
 from guardrail.errors import PolicyError
 from guardrail.policyfile import (
+    KEYWORDS,
     Phrases,
     PolicyFile,
     ProfileDefaults,
     ProfileFile,
     RuleFile,
+    check_rule,
     decode,
     one_of,
     read_phrases,
     read_toml,
 )
 
-KEYWORDS = "keywords"
 PROFILES = "profiles"
 CERTAIN = 1.0
 """The score of a phrase that was found: it is there or it is not."""
+OWN_LABELS = ("hidden-characters",)
+"""What the keywords detector reports without a phrase list."""
 
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*(/[a-z0-9]+(-[a-z0-9]+)*)*")
 _WORDS = {action.word: action for action in Action}
@@ -59,19 +62,21 @@ def load(
     *,
     defaults: Mapping[str, Mapping[str, float]],
     strike_defaults: Mapping[str, Mapping[str, float]] | None = None,
+    flag_defaults: Mapping[str, Mapping[str, float]] | None = None,
     disabled_detectors: Collection[str] = (),
     tenants: Mapping[str, TenantTerms] | None = None,
     observe_all: bool = False,
 ) -> Loaded:
     """Load what `profile` enforces: the policies it names, and every policy of the directories after the first.
 
-    `directories[0]` holds the shipped policies, the others an operator's own. `defaults` and `strike_defaults` give
-    each detector's own thresholds by label; a detector that is neither there nor in `disabled_detectors` is unknown.
+    `directories[0]` holds the shipped policies, the others an operator's own. `defaults` gives each detector's own
+    thresholds by label, `strike_defaults` those for strikes and `flag_defaults` looser ones for rules that only flag;
+    a detector that is neither in `defaults` nor in `disabled_detectors` is unknown.
     Rules of disabled detectors are left out and named in `PolicySet.not_enforced`. `observe_all` turns every rule to
     observe mode. Raises `PolicyError`, whose message names file, rule, key, value and what would be accepted.
     """
     chosen, path = _profile(directories, profile)
-    known = Thresholds(defaults, strike_defaults or {}, frozenset(disabled_detectors), observe_all)
+    known = Thresholds(defaults, strike_defaults or {}, flag_defaults or {}, frozenset(disabled_detectors), observe_all)
     packs = [_read_pack(place, known) for place in _places(directories, chosen, path)]
     rules = {rule.id for pack in packs for rule in pack.policy.rules}.union(*(pack.left_out for pack in packs))
     _check_tenants(tenants or {}, {pack.policy.id for pack in packs}, rules)
@@ -97,25 +102,33 @@ class Thresholds:
 
     scores: Mapping[str, Mapping[str, float]]
     strikes: Mapping[str, Mapping[str, float]]
+    flags: Mapping[str, Mapping[str, float]]
     disabled: frozenset[str]
     observe_all: bool
 
     def check(self, rule: RuleFile, labels: Sequence[str], where: str) -> None:
         """Refuse a detector or label that nobody has."""
-        if rule.detector == KEYWORDS or rule.detector in self.disabled:
+        if rule.detector in self.disabled or (rule.detector == KEYWORDS and rule.phrases):
             return
-        if rule.detector not in self.scores:
-            names = sorted({KEYWORDS, *self.scores, *self.disabled})
+        scores = {**self.scores, KEYWORDS: dict.fromkeys(OWN_LABELS, CERTAIN)}
+        if rule.detector not in scores:
+            names = sorted({*scores, *self.disabled})
             raise PolicyError(f'{where}: detector is "{rule.detector}"; expected {one_of(names)}')
         for label in labels:
-            if label not in self.scores[rule.detector]:
-                known = one_of(sorted(self.scores[rule.detector]))
+            if label not in scores[rule.detector]:
+                known = one_of(sorted(scores[rule.detector]))
                 raise PolicyError(f'{where}: label is "{label}"; expected {known} (the labels of {rule.detector})')
 
     def of(self, rule: RuleFile, label: str, where: str) -> tuple[float, float | None]:
         """(least score that matches, least score that strikes or None) of `rule` for one of its labels."""
-        own = CERTAIN if rule.detector == KEYWORDS else self.scores[rule.detector][label]
-        threshold = own if rule.threshold is None else rule.threshold
+        if rule.threshold is not None:
+            threshold = rule.threshold
+        elif rule.detector == KEYWORDS:
+            threshold = CERTAIN
+        else:
+            threshold = self.scores[rule.detector][label]
+            if rule.action == "flag":
+                threshold = self.flags.get(rule.detector, {}).get(label, threshold)
         if rule.strike is False:
             return threshold, None
         if rule.strike is not True:
@@ -200,9 +213,9 @@ def _read_pack(place: Path, known: Thresholds) -> _Pack:
         if rule.id in seen:
             raise PolicyError(f'{where}: id is "{rule.id}", as of rule {seen[rule.id]}; expected each id once')
         seen[rule.id] = number
-        _check(rule, where)
+        check_rule(rule, where)
         full = f"{file.id}/{rule.id}"
-        phrases = _phrases(rule, place, pack, where) if rule.detector == KEYWORDS else None
+        phrases = _phrases(rule, place, pack, where) if rule.phrases else None
         labels = [full] if phrases else [rule.label] if rule.label is not None else rule.labels
         known.check(rule, labels, where)
         if rule.detector in known.disabled:
@@ -239,41 +252,6 @@ def _core_rules(rule: RuleFile, full: str, labels: Sequence[str], known: Thresho
         )
         for (threshold, strike), group in groups.items()
     ]
-
-
-def _check(rule: RuleFile, where: str) -> None:
-    """Refuse keys that contradict each other, which would otherwise mean something other than what was written."""
-    keywords = rule.detector == KEYWORDS
-    labels = [rule.label] if rule.label is not None else rule.labels
-    wrong: str | None = None
-    if keywords and not rule.phrases:
-        wrong = 'key "phrases" is missing; expected a phrase file beside policy.toml, or a list of them'
-    elif keywords and labels:
-        wrong = "label is set; expected phrases only, since a keyword rule's label is its id"
-    elif keywords and rule.threshold is not None:
-        wrong = f"threshold is {rule.threshold}; expected none, since a phrase is found or it is not"
-    elif not keywords and (rule.phrases or rule.match):
-        wrong = f'phrases or match is set; expected label or labels, since detector is "{rule.detector}"'
-    elif not keywords and (rule.label is None) == (not rule.labels):
-        wrong = "expected either label (one) or labels (a list)"
-    elif len(set(labels)) < len(labels):
-        wrong = "labels names one twice; expected each once"
-    elif (rule.action == "redact") != bool(rule.placeholder):
-        wrong = f'placeholder is "{rule.placeholder}"; expected a text with action = "redact", and none otherwise'
-    elif rule.action == "answer" and not (rule.answer.get("zh") and rule.answer.get("en")):
-        wrong = 'answer is incomplete; expected { zh = "...", en = "..." } with action = "answer"'
-    elif rule.action != "answer" and rule.answer:
-        wrong = f'answer is set with action = "{rule.action}"; expected it with action = "answer" only'
-    elif rule.threshold is not None and not 0 < rule.threshold <= 1:
-        wrong = f"threshold is {rule.threshold}; expected a number above 0 and up to 1"
-    elif rule.strike is not False and rule.action != "block":
-        wrong = f'strike is set with action = "{rule.action}"; expected it with action = "block" only'
-    elif not isinstance(rule.strike, bool) and not (rule.threshold or 0) <= rule.strike <= 1:
-        wrong = f"strike is {rule.strike}; expected true, false or a number from the rule's threshold up to 1"
-    elif not isinstance(rule.strike, bool) and rule.strike == 0:
-        wrong = "strike is 0; expected true, false or a number above 0"
-    if wrong is not None:
-        raise PolicyError(f"{where}: {wrong}")
 
 
 def _phrases(rule: RuleFile, place: Path, pack: _Pack, where: str) -> Phrases:
