@@ -131,7 +131,7 @@ class Server(Section, frozen=True):
     max_response_bytes: Annotated[
         int, says("Largest upstream answer that is not streamed, in bytes.", ge=1024, le=1 << 30)
     ] = 32 * 1024 * 1024
-    body_timeout: Annotated[Seconds, says("Longest pause while a request body is read, in seconds.")] = 30.0
+    body_timeout: Annotated[Seconds, says("Longest time that a request body may take, in seconds.")] = 30.0
 
     def __post_init__(self) -> None:
         if "<listen>" in self.public_url:
