@@ -103,6 +103,9 @@ def _train(
             bar.update(
                 task, completed=step.step, total=step.steps, epoch=step.epoch + 1, loss=step.loss, dev=dev_metric
             )
+            if step.epoch_ended:
+                # A line that stays, also where stderr is a file and no bar is drawn.
+                bar.console.print(f"epoch {step.epoch + 1}: loss {step.loss:.3f}, dev {dev_metric}")
 
         result = run.train(
             settings,

@@ -157,10 +157,14 @@ class BatchingClassifier:
         self._fail([entry.call for entry in self._waiting], "the classifier is closing")
         self._waiting.clear()
         self._wake.set()
-        await asyncio.gather(task, return_exceptions=True)
+        # A device that hangs must not keep the process: its callers have had their deadline by then.
+        _, stuck = await asyncio.wait({task}, timeout=self._deadline)
+        for worker in stuck:
+            worker.cancel()
         for pool in (self._device, self._tokenizer):
             if pool is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
+                # Texts being tokenised are let through, to be told that the classifier is closing.
+                pool.shutdown(wait=False)
 
     async def score(self, texts: Sequence[str], priority: Priority = Priority.PROMPT) -> list[tuple[float, ...]]:
         """For each text the probability of each label, the highest over its windows. Raises DetectorError's kinds."""

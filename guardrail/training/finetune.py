@@ -27,13 +27,14 @@ from guardrail.training.targets import LABELS, targets
 
 
 class Progress(NamedTuple):
-    """How far a run is: steps done and in all, the running loss, and the dev metric of the last epoch, if any."""
+    """How far a run is: steps done and in all, the running loss, the last dev metric, whether an epoch just ended."""
 
     step: int
     steps: int
     epoch: int
     loss: float
     dev: float | None
+    epoch_ended: bool = False
 
 
 class Outcome(NamedTuple):
@@ -204,7 +205,7 @@ def finetune(
                 if state.step == stop_after:
                     return None
         state.end_epoch(judge(model) if judge else float(epoch), config.patience)
-        on_progress(Progress(state.step, steps, epoch, loss_shown, state.dev[-1]))
+        on_progress(Progress(state.step, steps, epoch, loss_shown, state.dev[-1], epoch_ended=True))
         state.save()
         if state.step == stop_after:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from guardrail.errors import DetectorError, DetectorOverloaded, DetectorTimeout
 from guardrail.inference.batching import BatchingClassifier, Call, Entry, bucket, pack
-from guardrail.inference.tokens import TokenEncoder
+from guardrail.inference.tokens import TokenEncoder, Window
 from guardrail.protocols import Classifier, Priority
 from tests.inference.tiny import FakeDevice, eventually
 
@@ -250,6 +251,26 @@ async def test_closing_answers_those_who_wait_and_later_calls(engine: BatchingCl
     with pytest.raises(DetectorError, match="not running"):
         await engine.score(["you"])
     await engine.close()
+
+
+async def test_a_caller_whose_text_is_being_tokenised_is_answered_on_closing(
+    engine: BatchingClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, entered, cut = threading.Event(), threading.Event(), engine._encoder.windows
+
+    def slowly(texts: Sequence[str], overlap: int) -> list[list[Window]]:
+        entered.set()
+        assert gate.wait(10)
+        return cut(texts, overlap)
+
+    monkeypatch.setattr(engine._encoder, "windows", slowly)
+    callers = [asyncio.create_task(engine.score(["you"])) for _ in range(3)]
+    await eventually(entered.is_set)
+    await engine.close()
+    gate.set()
+    for outcome in await asyncio.gather(*callers, return_exceptions=True):
+        assert isinstance(outcome, DetectorError)
+        assert "closing" in str(outcome)
 
 
 async def test_200_callers_at_once_are_each_answered_exactly_once(device: FakeDevice, encoder: TokenEncoder) -> None:

@@ -153,6 +153,7 @@ async def test_a_run_learns_and_writes_a_folder_that_both_can_load(backbone: Pat
         on_progress=steps.append,
     )
     assert steps[-1].step == steps[-1].steps
+    assert [step.epoch for step in steps if step.epoch_ended] == list(range(6))
     assert steps[-1].loss < steps[0].loss
     assert result.metrics["dev"]["auroc"]["en/prompt"] > 0.9
     assert not (tmp_path / "state").exists()
