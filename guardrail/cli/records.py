@@ -262,9 +262,7 @@ def _database(state_dir: Path, url: str | None, *, write: bool = False) -> Itera
         with engine.begin() as connection:
             found = migrations.revision(connection)
             if found != migrations.HEAD:
-                _fail(
-                    f"{file} is at revision {found}; expected {migrations.HEAD}, to which a start of the service brings it"
-                )
+                _fail(f"{file} is at revision {found}; expected {migrations.HEAD} (a start of the service upgrades it)")
             yield connection
     finally:
         engine.dispose()

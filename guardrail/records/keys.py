@@ -103,8 +103,12 @@ def key_id(key: bytes) -> str:
 
 def _joined(*parts: str) -> bytes:
     """The parts with their lengths, so that no two lists of parts give the same bytes."""
-    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    out = bytearray()
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        out += len(encoded).to_bytes(4, "big")
+        out += encoded
+    return bytes(out)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,28 @@ from guardrail.stores.mirror import FLOOD, LATEST, ends_row, key_of
 from guardrail.stores.rows import Key, Refusal, Row, entry_of, entry_row
 from guardrail.stores.tables import incidents, ledger
 
+# Statements are made once: putting one together costs more than running it.
+_ABOUT = (ledger.c.tenant == bindparam("tenant"), ledger.c.subject == bindparam("subject"))
+# Two walks of one index: a subject that many people share may have a million rows, of which few are needed.
+_FLEETING = select(ledger.c.id).where(*_ABOUT, ledger.c.lasting.is_(False)).order_by(ledger.c.id.desc()).limit(LATEST)
+_LASTING = select(ledger.c.id).where(*_ABOUT, ledger.c.lasting.is_(True))
+_HISTORY = select(ledger).where(ledger.c.id.in_(_FLEETING.subquery().select().union_all(_LASTING)))
+_HISTORY = _HISTORY.order_by(ledger.c.id)
+_AFTER = select(ledger).where(ledger.c.id > bindparam("last")).order_by(ledger.c.id)
+_MINUTE = (
+    select(incidents.c.id)
+    .where(incidents.c.tenant == bindparam("tenant"), incidents.c.subject == bindparam("subject"))
+    .where(incidents.c.at >= bindparam("begins"), incidents.c.at < bindparam("ends"))
+    .order_by(incidents.c.seq.desc())
+    .limit(FLOOD + 1)
+)
+_COUNT = (
+    update(incidents)
+    .where(incidents.c.id == bindparam("counted"))
+    .values(count=incidents.c.count + bindparam("more"), last_at=bindparam("latest"))
+)
+_KEEP, _ENTER = insert(incidents), insert(ledger)
+
 
 class Writing:
     """One transaction's worth of ledger and incidents: read what is there, decide, `flush` before the commit."""
@@ -73,13 +95,11 @@ class Writing:
     def flush(self) -> None:
         """Send what was decided, in as few statements as there are tables."""
         if self._incidents:
-            self._connection.execute(insert(incidents), self._incidents)
+            self._connection.execute(_KEEP, self._incidents)
         if self._counted:
-            counting = update(incidents).where(incidents.c.id == bindparam("counted"))
-            counting = counting.values(count=incidents.c.count + bindparam("more"), last_at=bindparam("latest"))
-            self._connection.execute(counting, list(self._counted.values()))
+            self._connection.execute(_COUNT, list(self._counted.values()))
         if self._entries:
-            self._connection.execute(insert(ledger), self._entries)
+            self._connection.execute(_ENTER, self._entries)
         self._incidents, self._counted, self._entries = [], {}, []
 
     def _keep(self, refusal: Refusal) -> str:
@@ -97,15 +117,8 @@ class Writing:
 
     def _kept_in(self, key: Key, minute: int) -> tuple[int, str]:
         """How many rows a subject has in a minute, and the id of the last of them."""
-        table = incidents.c
-        query = (
-            select(table.id)
-            .where(table.tenant == key[0], table.subject == key[1])
-            .where(table.at >= minute * 60.0, table.at < minute * 60.0 + 60.0)
-            .order_by(table.seq.desc())
-            .limit(FLOOD + 1)
-        )
-        ids = self._connection.execute(query).scalars().all()
+        within = {"tenant": key[0], "subject": key[1], "begins": minute * 60.0, "ends": minute * 60.0 + 60.0}
+        ids = self._connection.execute(_MINUTE, within).scalars().all()
         found = self._minutes[key, minute] = (len(ids), ids[0] if ids else "")
         return found
 
@@ -123,19 +136,14 @@ class Writing:
 
 def read_history(connection: Connection, key: Key) -> list[Entry]:
     """The entries about a subject that can still matter, in the ledger's order."""
-    about = (ledger.c.tenant == key[0], ledger.c.subject == key[1])
-    # Two walks of one index: a subject that many people share may have a million rows, of which few are needed.
-    fleeting = select(ledger.c.id).where(*about, ledger.c.lasting.is_(False)).order_by(ledger.c.id.desc()).limit(LATEST)
-    lasting = select(ledger.c.id).where(*about, ledger.c.lasting.is_(True))
-    wanted = fleeting.subquery().select().union_all(lasting)
-    rows = connection.execute(select(ledger).where(ledger.c.id.in_(wanted)).order_by(ledger.c.id)).mappings()
+    rows = connection.execute(_HISTORY, {"tenant": key[0], "subject": key[1]}).mappings()
     entries = (entry_of(row) for row in rows)
     return [entry for entry in entries if entry is not None]
 
 
 def read_after(connection: Connection, last: int) -> list[tuple[int, Key, Entry | None]]:
     """The entries written after the one with id `last`; none for a kind that this version does not know."""
-    rows = connection.execute(select(ledger).where(ledger.c.id > last).order_by(ledger.c.id)).mappings()
+    rows = connection.execute(_AFTER, {"last": last}).mappings()
     return [(row["id"], (row["tenant"], row["subject"]), entry_of(row)) for row in rows]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,8 +26,8 @@ RULE = "mlcommons/violent/lexicon"
 def incident(ident: str, subject: Subject, at: float, rule: str = RULE, category: str = "violent") -> Incident:
     hit = Hit(rule, category, "keywords", 0.9, 1, 3, 9)
     return Incident(
-        ident, at, subject, f"r-{ident}", "openai_chat", Direction.PROMPT, Action.BLOCK, (hit,), (), "digest", 40, SECRET,
-        strike=rule,
+        ident, at, subject, f"r-{ident}", "openai_chat", Direction.PROMPT, Action.BLOCK, (hit,), (), "digest", 40,
+        SECRET, strike=rule,
     )  # fmt: skip
 
 
@@ -38,7 +37,7 @@ def offender() -> Subject:
 
 
 @pytest.fixture
-def state(tmp_path: Path, offender: Subject, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def state(tmp_path: Path, offender: Subject, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state directory with three strikes of one subject and an old incident of another."""
     for name in ("GUARDRAIL_STATE_DIR", "GUARDRAIL_DATABASE_URL", "GUARDRAIL_KEYS_DIR"):
         monkeypatch.delenv(name, raising=False)
@@ -53,7 +52,7 @@ def state(tmp_path: Path, offender: Subject, monkeypatch: pytest.MonkeyPatch) ->
         await store.close()
 
     asyncio.run(write())
-    yield tmp_path
+    return tmp_path
 
 
 def run(state: Path, *arguments: str) -> Result:

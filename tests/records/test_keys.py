@@ -81,8 +81,10 @@ def test_a_subject_is_named_by_tenant_kind_and_identity_and_by_no_two_of_them_al
     assert len(named) == 64
     assert int(named, 16)
     assert "alice" not in named
-    others = [("t", "end_user", "alicE"), ("t", "api_key", "alice"), ("u", "end_user", "alice"), ("t", "end_usera", "lice"),
-              ("", "tend_user", "alice")]  # fmt: skip
+    others = [
+        ("t", "end_user", "alicE"), ("t", "api_key", "alice"), ("u", "end_user", "alice"),
+        ("t", "end_usera", "lice"), ("", "tend_user", "alice"),
+    ]  # fmt: skip
     assert len({named, *(keys.subject(*other) for other in others)}) == 6
     assert Keyring.throwaway().subject("t", "end_user", "alice") != named
 

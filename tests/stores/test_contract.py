@@ -1,9 +1,8 @@
-"""What every store promises, run on each: the rules that strikes, sanctions and incidents keep when they are written."""
+"""What every store promises, run on each: the rules that strikes, sanctions and incidents keep."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,8 +16,8 @@ HOUR, DAY = 3600.0, 86400.0
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, open_store: Any) -> AsyncIterator[Any]:
-    yield MemoryStore() if request.param == "memory" else await open_store()
+async def store(request: pytest.FixtureRequest, open_store: Any) -> Any:
+    return MemoryStore() if request.param == "memory" else await open_store()
 
 
 async def strike(store: Any, make: Any, times: int, subject: Subject | None = None, at: float | None = None) -> Any:

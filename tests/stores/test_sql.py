@@ -116,8 +116,10 @@ async def test_five_hundred_decisions_are_written_at_once_and_whole(open_store: 
     for _ in range(500):
         store.record(make.decision())
     await until(lambda: rows("select count(*) from decisions") == [(500,)])
-    shown = rows("select id, at, tenant, subject, identity, outcome, action, produce_id, prompt_length, streamed, overhead"
-                 " from decisions order by seq limit 1")  # fmt: skip
+    shown = rows(
+        "select id, at, tenant, subject, identity, outcome, action, produce_id, prompt_length, streamed, overhead"
+        " from decisions order by seq limit 1"
+    )
     assert shown == [("d0", make.now, "t", "someone", "api_key", "allowed", "allow", "p1", 12, 1, 0.001)]
 
 
