@@ -34,7 +34,7 @@ on_error = "block"
 [[rule]]
 id = "block"
 detector = "keywords"
-phrases = ["{BLOCKED}", "禁止果酱"]
+phrases = "block.txt"
 category = "e2e-blocked"
 action = "block"
 because = "The tests say so."
@@ -42,7 +42,7 @@ because = "The tests say so."
 [[rule]]
 id = "redact"
 detector = "keywords"
-phrases = ["{REDACTED}"]
+phrases = "redact.txt"
 category = "e2e-redacted"
 action = "redact"
 placeholder = "[removed]"
@@ -50,7 +50,7 @@ placeholder = "[removed]"
 [[rule]]
 id = "answer"
 detector = "keywords"
-phrases = ["{ANSWERED}"]
+phrases = "answer.txt"
 category = "e2e-answered"
 action = "answer"
 answer = {{ en = "{SAFE_ANSWER}", zh = "我们换个话题吧。" }}
@@ -58,11 +58,18 @@ answer = {{ en = "{SAFE_ANSWER}", zh = "我们换个话题吧。" }}
 [[rule]]
 id = "observe"
 detector = "keywords"
-phrases = ["{OBSERVED}"]
+phrases = "observe.txt"
 category = "e2e-observed"
 action = "block"
 mode = "observe"
 """
+
+PHRASES = {
+    "block.txt": [BLOCKED, "禁止果酱"],
+    "redact.txt": [REDACTED],
+    "answer.txt": [ANSWERED],
+    "observe.txt": [OBSERVED],
+}
 
 SETTINGS = """\
 [policies]
@@ -72,8 +79,8 @@ directories = ["policies"]
 enabled = false
 
 [upstream]
-read_timeout = 1.5
-connect_timeout = 1.5
+read_timeout = 3
+connect_timeout = 3
 
 [[upstreams]]
 id = "nobody"
@@ -151,6 +158,8 @@ def serve(home: Path, upstream_url: str, *arguments: str, settings: str = SETTIN
     pack = home / "policies" / "e2e"
     pack.mkdir(parents=True, exist_ok=True)
     (pack / "policy.toml").write_text(POLICY, encoding="utf-8")
+    for name, phrases in PHRASES.items():
+        (pack / name).write_text("\n".join(phrases) + "\n", encoding="utf-8")
     (home / "guardrail.toml").write_text(settings.format(closed=free_port()))
     port, admin = free_port(), free_port()
     log = home / "serve.log"

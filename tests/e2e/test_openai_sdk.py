@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import httpx
@@ -248,8 +249,27 @@ def test_a_blocked_stream_ends_with_content_filter_and_without_a_character_of_th
     assert ours["action"] == "block"
     assert ours["incident"]
     text = heard(chunks, field)
-    before = "First comes bread, then "
-    assert (text if kind != "arguments" else text.removeprefix('{"q": "')) == before
+    clean = '{"q": "First comes bread, then ' if kind == "arguments" else "First comes bread, then "
+    # Of a tool call less may leave: half of its arguments are of no use to anybody.
+    assert clean.startswith(text) if kind == "arguments" else text == clean
+
+
+STREAMED = {
+    "text": Say("one two three four five six seven eight nine ten " * 2),
+    "text after reasoning that ends like the beginning of a phrase": Say(
+        "one two three four five six seven eight nine ten " * 2, reasoning="This is not forbidden"
+    ),
+    "arguments of a tool call": Say(None, calls=(Call("look", json.dumps({"q": "one two three four five " * 4})),)),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMED)
+def test_what_is_clean_arrives_while_the_rest_is_still_to_come(kind: str, guardrail: Guardrail) -> None:
+    began, arrived = time.monotonic(), []
+    for _ in ask(guardrail.client(), stream=True, **script(STREAMED[kind], pause=0.05)):
+        arrived.append(time.monotonic() - began)
+    assert arrived[-1] > 1
+    assert arrived[len(arrived) // 2] < 0.75 * arrived[-1]
 
 
 def test_the_upstream_is_let_go_when_its_stream_is_blocked(guardrail: Guardrail, upstream: Upstream) -> None:
@@ -368,7 +388,7 @@ def test_an_observing_rule_changes_nothing_and_is_counted(guardrail: Guardrail) 
     assert matches() == before + 2  # the prompt, and the answer that echoes it
 
 
-def test_two_hundred_streams_at_once_keep_apart(guardrail: Guardrail) -> None:
+def test_sixty_streams_at_once_keep_apart(guardrail: Guardrail) -> None:
     async def one(client: openai.AsyncOpenAI, number: int) -> str:
         words = f"This is answer {number}. " * 5 + (f"{BLOCKED} and more" if number % 3 == 0 else "")
         stream = await ask(
@@ -380,7 +400,7 @@ def test_two_hundred_streams_at_once_keep_apart(guardrail: Guardrail) -> None:
 
     async def all_of_them() -> list[str]:
         async with guardrail.async_client() as client:
-            return list(await asyncio.gather(*(one(client, number) for number in range(200))))
+            return list(await asyncio.gather(*(one(client, number) for number in range(60))))
 
     texts = asyncio.run(all_of_them())
-    assert texts == [f"This is answer {number}. " * 5 for number in range(200)]
+    assert texts == [f"This is answer {number}. " * 5 for number in range(60)]
