@@ -7,7 +7,7 @@ import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import msgspec
 from msgspec import inspect as shapes
@@ -21,6 +21,10 @@ KEYWORDS = "keywords"
 
 ActionWord = Literal["allow", "flag", "redact", "answer", "block"]
 DirectionWord = Literal["prompt", "completion"]
+SeverityWord = Literal["low", "medium", "high", "critical"]
+ModeWord = Literal["observe", "enforce"]
+OnErrorWord = Literal["allow", "flag", "block"]
+AffixWord = Literal["none", "start", "end"]
 
 _MARKS: Mapping[str, Part] = {"re:": "patterns", "!": "exceptions"}
 
@@ -37,8 +41,8 @@ class RuleFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     label: str | None = None
     labels: list[str] = []
     directions: list[DirectionWord] = []
-    severity: Literal["low", "medium", "high", "critical"] = "medium"
-    mode: Literal["observe", "enforce"] = "enforce"
+    severity: SeverityWord = "medium"
+    mode: ModeWord = "enforce"
     threshold: float | None = None
     strike: bool | float = False
     articles: list[str] = []
@@ -61,7 +65,7 @@ class PolicyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     id: str
     title: str
     applies_to: AppliesToFile = AppliesToFile()
-    on_error: Literal["allow", "flag", "block"] = "block"
+    on_error: OnErrorWord = "block"
     rule: list[dict[str, Any]]
 
 
@@ -72,7 +76,7 @@ class ProfileDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     name and code must be set, JSON and tool routes need a client that shows the label itself.
     """
 
-    affix: Literal["none", "start", "end"] = "none"
+    affix: AffixWord = "none"
     reports_to_authority: bool = False
     requires_provider: bool = False
     json_needs_client_label: bool = False
@@ -225,6 +229,11 @@ def folded(text: str) -> str:
 
 # -- wording ---------------------------------------------------------------------------------------------------------
 
+# msgspec sorts the words of a Literal; people list them from mild to strict.
+_IN_ORDER: Mapping[frozenset[Any], Sequence[str]] = {
+    frozenset(get_args(words)): get_args(words)
+    for words in (ActionWord, DirectionWord, SeverityWord, ModeWord, OnErrorWord, AffixWord, MatchMode)
+}
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 
@@ -274,7 +283,7 @@ def _accepted(shape: shapes.Type | None) -> str:
     if isinstance(shape, shapes.UnionType):
         return one_of([_accepted(option) for option in shape.types if not isinstance(option, shapes.NoneType)])
     if isinstance(shape, shapes.LiteralType):
-        return one_of([str(value) for value in shape.values])
+        return one_of(_IN_ORDER.get(frozenset(shape.values), [str(value) for value in shape.values]))
     if isinstance(shape, shapes.ListType):
         return f"a list of: {_accepted(shape.item_type)}"
     if isinstance(shape, shapes.StrType):
