@@ -106,20 +106,27 @@ async def measure(directory: Path) -> dict[str, object]:
     store = SqlStore(f"sqlite:///{directory / 'guardrail.db'}", keyring.sealer, most_queued=1_000_000)
     await store.start()
     await store.refuse(incident(-1, Subject("t", "first")))
-    result: dict[str, object] = {
-        "refuse": await refusals(store, False),
-        "refuse_busy_loop": await refusals(store, True),
-    }
+    result: dict[str, object] = {"refuse": await refusals(store, False)}
+    result["refuse_busy_loop"] = await refusals(store, True)
 
     began = time.perf_counter()
     await asyncio.gather(*(store.refuse(incident(10**6 + n, Subject("t", f"group-{n // 3}"))) for n in range(1000)))
     result["refusals_per_second_in_company"] = round(1000 / (time.perf_counter() - began))
 
-    known, stranger, now = Subject("t", "group-1"), Subject("t", "stranger"), time.time()
+    known, stranger, better, now = (
+        Subject("t", "group-1"),
+        Subject("t", "stranger"),
+        Subject("t", "better"),
+        time.time(),
+    )
+    await store.refuse(incident(-2, better))
+    store.allow(better, now)
+    await store.flush()
     calls: dict[str, Callable[[], object]] = {
         "standing_stranger_us": lambda: store.standing(stranger, now),
         "standing_suspended_us": lambda: store.standing(known, now),
         "allow_stranger_us": lambda: store.allow(stranger, now),
+        "allow_with_a_strike_today_us": lambda: store.allow(better, now),
     }
     for name, call in calls.items():
         began = time.perf_counter()

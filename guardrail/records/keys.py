@@ -58,10 +58,11 @@ class Keyring:
         try:
             if make:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _alone(folder):
+            with _alone(folder) as handle:
                 if make and not any(folder.glob("*.key")):
                     for name in NAMES:
                         _make(folder / f"{name}.key")
+                    os.fsync(handle)  # what is sealed from now on must not outlive its key in a power cut
                 _warn_if_open(folder, 0o700)
                 keys = {name: _read(folder / f"{name}.key") for name in NAMES}
                 retired = tuple(_read(file) for file in sorted(folder.glob("seal-*.key")))
@@ -112,12 +113,12 @@ def _joined(*parts: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[int]:
     """Hold the folder's lock, so that workers which start together make one set of keys between them."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield handle
     finally:
         os.close(handle)
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, case, func, insert, or_, select, u
 
 from guardrail.core.admission import Subject
 from guardrail.core.sanctions import DAY, Entry, Ladder, Standing, Step, Strike, next_sanction, standing
-from guardrail.stores.mirror import FLOOD, LATEST, ends_row, key_of
+from guardrail.stores.mirror import FLOOD, LATEST, key_of, open_row
 from guardrail.stores.rows import Key, Refusal, Row, entry_of, entry_row
 from guardrail.stores.tables import incidents, ledger
 
@@ -50,6 +50,7 @@ class Writing:
         self._connection = connection
         self._ladder = ladder
         self._histories: dict[Key, list[Entry]] = {}
+        self._rows: dict[Key, float] = {}  # when the last strike of the open row was made, until an entry is added
         self._minutes: dict[tuple[Key, int], tuple[int, str]] = {}
         self._incidents: list[Row] = []
         self._counted: dict[str, Row] = {}
@@ -77,12 +78,17 @@ class Writing:
 
     def allow(self, subject: Subject, entry: Entry, key: str | None = None) -> None:
         """End a row of strikes, if there is one."""
-        if ends_row(self._history(key_of(subject)), self._ladder, entry.at):
+        about = key_of(subject)
+        history = self._history(about)
+        if about not in self._rows:
+            self._rows[about] = open_row(history, self._ladder)
+        if self._rows[about] <= entry.at:
             self.enter(subject, entry, key)
 
     def enter(self, subject: Subject, entry: Entry, key: str | None = None) -> None:
         """Append an entry."""
         self._history(key_of(subject)).append(entry)
+        self._rows.pop(key_of(subject), None)
         self._entries.append(entry_row(subject, entry, key))
 
     def entered(self, key: str) -> bool:

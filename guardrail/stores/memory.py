@@ -10,7 +10,7 @@ from dataclasses import replace
 from guardrail.core.admission import Subject
 from guardrail.core.incidents import Decision, Incident
 from guardrail.core.sanctions import Allowed, Entry, Ladder, Standing, Step, Strike, next_sanction
-from guardrail.stores.mirror import FLOOD, Mirror, ends_row, key_of
+from guardrail.stores.mirror import FLOOD, Mirror, key_of
 from guardrail.stores.rows import Key, strike_key
 
 PRUNE_EVERY = 1000
@@ -59,8 +59,7 @@ class MemoryStore:
         self._keep(incident, key_of(incident.subject))
 
     def allow(self, subject: Subject, at: float) -> None:
-        entries = self._mirror.entries(key_of(subject))
-        if entries and ends_row(entries, self._ladder, at):
+        if self._mirror.ends_row(key_of(subject), at):
             self._mirror.add(key_of(subject), Allowed(at))
 
     def record(self, decision: Decision) -> None:

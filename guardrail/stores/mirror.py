@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import inf
 
 from guardrail.core.admission import Subject
-from guardrail.core.sanctions import Entry, Ladder, Standing, Step, Strike, outlook
+from guardrail.core.sanctions import Entry, Ladder, Standing, Step, Strike, outlook, standing
 from guardrail.stores.rows import Key, lasting
 
 LATEST = 256
@@ -24,7 +25,7 @@ GOOD = Standing()
 class Mirror:
     """Entries by subject, in the ledger's order, and their folds while time does not change them."""
 
-    __slots__ = ("_entries", "_folds", "_ladder")
+    __slots__ = ("_entries", "_folds", "_ladder", "_rows")
 
     def __init__(self, ladder: Ladder) -> None:
         self._ladder = ladder
@@ -32,6 +33,7 @@ class Mirror:
         # The entries folded, their standing, and from when to when that holds. It is good for these very entries
         # only, so that a reader which was folding while the writer added one cannot leave a stale answer behind.
         self._folds: dict[Key, tuple[tuple[Entry, ...], Standing, float, float]] = {}
+        self._rows: dict[Key, tuple[tuple[Entry, ...], float]] = {}  # likewise, and when the row's last strike was
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -51,6 +53,16 @@ class Mirror:
         self._folds[key] = (entries, found, at, changes)
         return found
 
+    def ends_row(self, key: Key, at: float) -> bool:
+        """Whether a request allowed at `at` ends a row of strikes; one allowed before the last strike does not."""
+        entries = self._entries.get(key)
+        if entries is None:
+            return False
+        row = self._rows.get(key)
+        if row is None or row[0] is not entries:
+            row = self._rows[key] = (entries, open_row(entries, self._ladder))
+        return row[1] <= at
+
     def add(self, key: Key, entry: Entry) -> None:
         """Append an entry."""
         self.put(key, (*self._entries.get(key, ()), entry))
@@ -60,20 +72,22 @@ class Mirror:
         if entries:
             self._entries[key] = latest(entries)
         else:
-            self._entries.pop(key, None)
-            self._folds.pop(key, None)
+            self._forget(key)
 
     def prune(self, at: float) -> None:
         """Let go of subjects in good standing with nothing that counts against them."""
         for key in list(self._entries):
             if self.standing(key, at) == GOOD:
-                self._entries.pop(key, None)
-                self._folds.pop(key, None)
+                self._forget(key)
 
     def in_force(self, at: float) -> Counter[Step]:
         """How many subjects each step is in force against."""
         steps = (self.standing(key, at).step for key in list(self._entries))
         return Counter(step for step in steps if step is not Step.NONE)
+
+    def _forget(self, key: Key) -> None:
+        for held in (self._entries, self._folds, self._rows):
+            held.pop(key, None)
 
 
 def latest(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -88,7 +102,7 @@ def key_of(subject: Subject) -> Key:
     return (subject.tenant, subject.key)
 
 
-def ends_row(entries: Sequence[Entry], ladder: Ladder, at: float) -> bool:
-    """Whether a request allowed at `at` ends a row of strikes; one that was allowed before the last strike does not."""
-    struck = max((entry.at for entry in entries if isinstance(entry, Strike)), default=None)
-    return struck is not None and struck <= at and outlook(entries, ladder, at)[0].row > 0
+def open_row(entries: Sequence[Entry], ladder: Ladder) -> float:
+    """When the last strike of a row was made that an allowed request would end; `inf` where there is no row."""
+    struck = max((entry.at for entry in entries if isinstance(entry, Strike)), default=inf)
+    return struck if struck < inf and standing(entries, ladder, struck).row else inf

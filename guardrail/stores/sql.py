@@ -8,6 +8,7 @@ what the others commit.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import Counter, deque
@@ -22,12 +23,16 @@ from guardrail.errors import StoreError
 from guardrail.stores.engine import database_file
 from guardrail.stores.journal import Journal
 from guardrail.stores.mirror import Mirror
+from guardrail.stores.outage import unwritable
 from guardrail.stores.rows import Sealer
 from guardrail.stores.tasks import Allow, Enter, Flush, Refuse, Reply, Task, deliver
 from guardrail.stores.writer import Writer
 
 LARGEST_GROUP = 1000
 """Tasks written in one transaction at most: what waits behind them gets its turn."""
+
+
+_log = logging.getLogger(__name__)
 
 
 def _ignore(_count: int) -> None:
@@ -92,8 +97,7 @@ class SqlStore:
         self._tasks.append(Refuse(incident, reply))  # written within `poll`: nobody waits for it
 
     def allow(self, subject: Subject, at: float) -> None:
-        known = self._mirror.entries((subject.tenant, subject.key))
-        if known:
+        if self._mirror.ends_row((subject.tenant, subject.key), at):
             self._tasks.append(Allow(subject, at))
             self._wake.set()  # at once: a strike that another worker writes next must not count as one more in a row
         elif len(self._tasks) < self._most:
@@ -182,7 +186,12 @@ class SqlStore:
         if self._tasks:
             self._wake.set()
         decisions = self._due(closing or any(not isinstance(task, Allow) for task in tasks))
-        left = self._writer.turn(tasks, decisions)
+        try:
+            left = self._writer.turn(tasks, decisions)
+        except Exception as error:  # a fault of ours: whoever waits must hear of it, and the thread must live
+            _log.exception("the store's thread failed in a turn")
+            deliver((task, unwritable(error)) for task in tasks)
+            left = decisions
         if left:
             if closing:
                 self._dropped(len(left))

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import sqlite3
 import time
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from sqlalchemy import Connection, Engine, insert
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from guardrail.core.admission import Subject
 from guardrail.core.incidents import Decision
 from guardrail.core.sanctions import Allowed, Entry, Ladder, Standing, Strike, next_sanction
 from guardrail.errors import StoreError
@@ -27,8 +23,9 @@ from guardrail.stores import migrations
 from guardrail.stores.engine import data_version, database_file, open_engine, reading
 from guardrail.stores.journal import Journal
 from guardrail.stores.ledger import Writing, last_id, live_keys, read_after, read_history
-from guardrail.stores.mirror import Mirror, ends_row, key_of
-from guardrail.stores.rows import Key, Refusal, Sealer, decision_row, entry_of, entry_row, refusal
+from guardrail.stores.mirror import Mirror, key_of
+from guardrail.stores.outage import Item, away, reason, replay, to_item, unwritable
+from guardrail.stores.rows import Key, Refusal, Sealer, decision_row, refusal
 from guardrail.stores.tables import decisions as decisions_table
 from guardrail.stores.tasks import Allow, Answer, Enter, Flush, Refuse, Task, deliver
 
@@ -75,7 +72,7 @@ class Writer:
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             self.close()
             raise StoreError(
-                f"database {file}: cannot be used ({_reason(error)}); expected a file that this user may write"
+                f"database {file}: cannot be used ({reason(error)}); expected a file that this user may write"
             ) from error
 
     def close(self) -> None:
@@ -96,7 +93,7 @@ class Writer:
                 deliver(self._commit(tasks, decisions, again=again))
             self._prune()
         except Exception as error:
-            if not _away(error):
+            if not away(error):
                 return self._one_by_one(tasks, decisions, error, again=again)
             self._degrade(error)
             deliver(self._to_journal(tasks))
@@ -148,8 +145,7 @@ class Writer:
         for task in tasks:
             if isinstance(task, Allow):
                 key = key_of(task.subject)
-                entries = self._mirror.entries(key)
-                if key not in refused and (not entries or not ends_row(entries, self._ladder, task.at)):
+                if key not in refused and not self._mirror.ends_row(key, task.at):
                     continue
             kept.append(task)
         return kept
@@ -190,8 +186,8 @@ class Writer:
         """Something among these is written already, or cannot be written at all: write the others one by one, and say
         so to whoever sent it."""
         if again:
-            _log.error("a record cannot be written and is refused (%s)", _reason(error))
-            deliver((task, _unwritable(error)) for task in tasks)
+            _log.error("a record cannot be written and is refused (%s)", reason(error))
+            deliver((task, unwritable(error)) for task in tasks)
             if decisions:
                 self._dropped(1)
             return ()
@@ -210,7 +206,7 @@ class Writer:
     # -- an outage -----------------------------------------------------------------------------------------------
 
     def _degrade(self, error: Exception) -> None:
-        _log.error("the database cannot be used (%s): incidents and strikes go to the journal", _reason(error))
+        _log.error("the database cannot be used (%s): incidents and strikes go to the journal", reason(error))
         self.degraded = True
         self._retry_at = time.monotonic() + RETRY
         self._disconnect()
@@ -223,7 +219,7 @@ class Writer:
             self._connect()
             self._replay()
         except Exception as error:
-            _log.warning("the database is still away (%s)", _reason(error))
+            _log.warning("the database is still away (%s)", reason(error))
             self._retry_at = time.monotonic() + RETRY
             self._disconnect()
             return False
@@ -235,17 +231,17 @@ class Writer:
         """Keep tasks on the disk, and answer from the mirror as far as it knows."""
         refusals: dict[int, Refusal] = {}
         answers: list[Answer] = []
-        items: list[dict[str, Any]] = []
+        items: list[Item] = []
         kept: list[Task] = []
         for task in self._worth_writing(tasks):
             try:
                 if isinstance(task, Refuse):
                     refusals[id(task)] = refusal(task.incident, self._sealer)
                 if not isinstance(task, Flush):
-                    items.append(_item(task, refusals.get(id(task))))
+                    items.append(to_item(task, refusals.get(id(task))))
                 kept.append(task)
             except Exception as error:
-                answers.append((task, _unwritable(error)))
+                answers.append((task, unwritable(error)))
         try:
             if items:
                 self._journal.write(items)
@@ -290,7 +286,7 @@ class Writer:
             try:
                 self._write_items(items)
             except Exception as error:
-                if _away(error) or len(items) == 1:
+                if away(error) or len(items) == 1:
                     raise
                 for item in items:
                     self._write_items([item])
@@ -303,60 +299,9 @@ class Writer:
         self._guessed.clear()
         self._journaled.clear()
 
-    def _write_items(self, items: Sequence[dict[str, Any]]) -> None:
+    def _write_items(self, items: Sequence[Item]) -> None:
         assert self._connection is not None
-        refusals = [_refusal_of(item) for item in items if item["verb"] == "refuse"]
-        unread = iter(refusals)
         with self._connection.begin():
-            writing = Writing(self._connection, self._ladder, refusals, again=True)
-            for item in items:
-                subject = Subject(*item["subject"])
-                if item["verb"] == "refuse":
-                    writing.refuse(next(unread))
-                elif not writing.entered(item["key"]):
-                    entry = entry_of(item["entry"])
-                    if isinstance(entry, Allowed):
-                        writing.allow(subject, entry, item["key"])
-                    elif entry is not None:
-                        writing.enter(subject, entry, item["key"])
-            writing.flush()
+            replay(self._connection, self._ladder, items)
             fresh = read_after(self._connection, self._last)
         self._learn(fresh)
-
-
-def _item(task: Refuse | Enter | Allow, made: Refusal | None) -> dict[str, Any]:
-    """A task as the journal keeps it."""
-    if made is not None:
-        row = made.row | {"sealed": b64encode(made.row["sealed"]).decode()}
-        return {"verb": "refuse", "subject": list(made.subject), "row": row, "strike": made.strike}
-    assert not isinstance(task, Refuse)
-    entry = Allowed(task.at) if isinstance(task, Allow) else task.entry
-    key = f"j:{secrets.token_hex(12)}"
-    return {"verb": "enter", "subject": list(task.subject), "entry": entry_row(task.subject, entry), "key": key}
-
-
-def _refusal_of(item: dict[str, Any]) -> Refusal:
-    row = item["row"] | {"sealed": b64decode(item["row"]["sealed"])}
-    return Refusal(Subject(*item["subject"]), row, item["strike"])
-
-
-def _unwritable(error: Exception) -> StoreError:
-    refused = StoreError(f"the record cannot be written ({_reason(error)})")
-    refused.__cause__ = error
-    return refused
-
-
-def _away(error: Exception) -> bool:
-    """Whether it is the database that failed, and not what was to be written."""
-    if isinstance(error, IntegrityError | DataError | ProgrammingError):
-        return False
-    return isinstance(error, DBAPIError | sqlite3.Error | OSError)
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, without the statement and its parameters, which SQLAlchemy would print."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        return f"{type(error.orig).__name__}: {error.orig}"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return type(error).__name__

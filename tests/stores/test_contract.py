@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -139,6 +140,41 @@ async def test_the_steps_in_force_are_counted(store: Any, make: Any) -> None:
     await strike(store, make, 1, Subject("t", "b"))
     assert store.in_force(make.now) == {Step.SUSPEND: 1, Step.WARN: 2}
     assert store.in_force(make.now + DAY) == {}
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_every_store_gives_the_same_answers_to_the_same_history(open_store: Any, make: Any, seed: int) -> None:
+    dice = random.Random(seed)
+    stores: list[Any] = [MemoryStore(), await open_store()]
+    subjects = [Subject("t", "a"), Subject("t", "b"), Subject("u", "a"), Subject("t", "many", "api_key", True)]
+    at = make.now
+    for _ in range(80):
+        at += dice.choice([0.0, 1.0, 30.0, 3600.0, 86400.0, -5.0])
+        subject = dice.choice(subjects)
+        match dice.choice(["refuse", "refuse", "refuse", "allow", "look", "lift"]):
+            case "refuse":
+                key = dice.choice([None, "k"])
+                incident = make.incident(subject, at, idempotency=key, strike=dice.choice(["p/r", "p/r", None]))
+                first, second = [await store.refuse(incident) for store in stores]
+                assert first == second
+            case "allow":
+                for store in stores:
+                    store.allow(subject, at)
+            case "lift":
+                entry = Lifted(at, "operator")
+                first, second = [await store.enter(subject, entry) for store in stores]
+                assert first == second
+        for store in stores:
+            await store.flush()
+        assert [stores[0].standing(each, at) for each in subjects] == [
+            stores[1].standing(each, at) for each in subjects
+        ]
+        assert stores[0].in_force(at) == stores[1].in_force(at)
+    await stores[1].close()
+    again = await open_store(clock=lambda: at)
+    assert [again.standing(each, at).step for each in subjects] == [
+        stores[0].standing(each, at).step for each in subjects
+    ]
 
 
 async def test_suspensions_add_up_to_a_closed_account(store: Any, make: Any) -> None:

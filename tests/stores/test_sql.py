@@ -13,6 +13,7 @@ from guardrail.core.admission import Subject
 from guardrail.core.sanctions import Step
 from guardrail.errors import SettingsError, StoreError
 from guardrail.records.keys import Keyring
+from guardrail.stores.engine import open_engine
 from guardrail.stores.memory import MemoryStore
 from guardrail.stores.mirror import LATEST
 from guardrail.stores.sql import SqlStore
@@ -217,6 +218,14 @@ async def test_no_excerpt_is_found_in_any_byte_of_the_state_directory(open_store
     assert found() == []
     await store.close()
     assert found() == []
+
+
+def test_a_commit_waits_for_the_disk_and_readers_do_not_wait_for_the_writer(state: Path) -> None:
+    state.mkdir(exist_ok=True)
+    engine = open_engine(f"sqlite:///{state / 'x.db'}")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
 
 
 async def test_only_the_owner_may_read_the_database(open_store: Any, make: Any, state: Path) -> None:
