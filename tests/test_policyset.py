@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from guardrail.cases import read_cases, uncovered
 from guardrail.core.content import Direction
 from guardrail.core.lexicon import PhraseError
 from guardrail.core.policy import Action, Mode, Severity, TenantTerms
 from guardrail.detectors.keywords import KeywordDetector
 from guardrail.errors import PolicyError
+from guardrail.policyfile import CaseFile, CasesFile, PolicyFile, ProfileDefaults, ProfileFile, RuleFile
 from guardrail.policyset import OWN_LABELS, Loaded, load, profile_names
+from guardrail.resources import policies_dir
 
 SCORES = {"classifier": {"unsafe": 0.6, "hate": 0.7, "sexual": 0.7}, "pii": {"EMAIL": 0.5, "PHONE": 0.4}}
 STRIKES = {"classifier": {"unsafe": 0.9, "hate": 0.95}}
@@ -420,3 +424,61 @@ def test_a_directory_that_is_not_there_is_refused(pack: Pack) -> None:
 )
 def test_tenant_terms_name_only_what_is_loaded(pack: Pack, terms: TenantTerms, message: str) -> None:
     assert message in pack.refusal(tenants={"t": terms})
+
+
+# -- docs/policies.md ------------------------------------------------------------------------------------------------
+
+DOCS = (Path(__file__).parent.parent / "docs" / "policies.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("heading", "kind"),
+    [
+        ("## policy.toml", PolicyFile),
+        ("### A rule", RuleFile),
+        ("## cases.toml", CasesFile),
+        ("### A case", CaseFile),
+        ("## Profiles", ProfileFile),
+        ("### Defaults", ProfileDefaults),
+    ],
+)
+def test_the_documentation_has_every_key_and_no_other(heading: str, kind: type) -> None:
+    section = DOCS.partition(heading + "\n")[2]
+    table = re.search(r"\| key \|.*?\n\n", section, re.DOTALL)
+    assert table is not None
+    rows = [line.split("|")[1] for line in table[0].splitlines()[2:] if line]
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(kind.__struct_fields__)
+
+
+def test_the_documented_policy_loads_and_its_phrases_pass_its_cases(tmp_path: Path) -> None:
+    written = re.findall(r"```\w+\n# policies/(\S+)\n(.*?)```", DOCS, re.DOTALL)
+    assert len(written) == 4
+    for name, text in written:
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    house = (tmp_path / "profiles" / "house.toml").read_text(encoding="utf-8")
+    assert house.count('"house-rules"') == 1
+    (tmp_path / "profiles" / "house.toml").write_text('title = "H"\npolicies = ["house-rules"]\n', encoding="utf-8")
+    loaded = load([tmp_path], "house", defaults={"classifier": {"self_harm": 0.5}})
+    assert [rule.id for rule in loaded.policies.policies[0].rules] == [
+        "house-rules/refund-promises",
+        "house-rules/despair",
+    ]
+    cases = read_cases([tmp_path], loaded.policies.policies)
+    assert uncovered(cases, loaded.policies.policies) == {}
+    scanner = KeywordDetector(loaded.phrases)
+    for case in cases:
+        if case.detector == "keywords":
+            found = scanner.scanner(case.direction, frozenset(loaded.phrases)).feed(case.text, last=True).findings
+            assert {finding.category for finding in found} == case.expect
+
+
+def test_the_documented_profiles_are_the_shipped_ones() -> None:
+    rows = dict(
+        re.findall(r"^\| `(\w+)`(?: \(default\))? \| (`[^|]*`) \|$", DOCS.partition("| profile |")[2], re.MULTILINE)
+    )
+    assert tuple(sorted(rows)) == profile_names([policies_dir()])
+    for profile, policies in rows.items():
+        found = load([policies_dir()], profile, defaults={}, disabled_detectors=["classifier", "pii"])
+        assert [policy.id for policy in found.policies.policies] == re.findall(r"`([^`]+)`", policies)
