@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import re2
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from guardrail.core.content import Direction
 from guardrail.core.findings import Finding
 from guardrail.core.frontier import Channel
-from guardrail.core.lexicon import PhraseError, PhraseList
+from guardrail.core.lexicon import PhraseList
 from guardrail.core.policy import Action, Policy, Rule, Rulebook
 from guardrail.detectors.keywords import KeywordDetector
 from guardrail.text.characters import NEUTRAL, is_boundary, word_class
@@ -19,13 +20,20 @@ from guardrail.text.normalize import fold_cluster, normalise
 
 HIDDEN = "hidden-characters"
 LETTERS = list("abcAB天气刀1 é가각か")
-ODD = [*"\n\t\u3000　ａＢ，.…ßﬁ㎏-_<\u0301\u0323\u200b\xad\ufe0f\u3099\u1161\u11a8ᄀㄱㅏﾞ\u0345İ😀´", "\u200d" * 70, "  "]
+ODD = [
+    *"\n\t\u3000ａＢ，.…ßﬁ㎏-_<\u0301\u0323\u200b\xad\ufe0f\u3099\u1161\u11a8",
+    *"ᄀㄱㅏﾞ\u0345İ😀´\ud83d",
+    "\u200d" * 70,
+    "  ",
+]
 
 WORDS = st.lists(st.sampled_from([*LETTERS, "e\u0301", "各", "ab", "b c"]), min_size=1, max_size=5).map("".join)
-TEXTS = st.lists(
-    st.one_of(st.sampled_from(LETTERS), st.sampled_from(LETTERS), st.sampled_from(ODD)), max_size=30
-).map("".join)
-PATTERNS = st.sampled_from(["a.{0,3}b", r"\b[a-c]{2,4}\b", "天{1,3}?气{0,2}刀", r"1$", "(ab|b c){1,2}", r"^ab", "[é가]. ?b"])
+TEXTS = st.lists(st.one_of(st.sampled_from(LETTERS), st.sampled_from(LETTERS), st.sampled_from(ODD)), max_size=30).map(
+    "".join
+)
+PATTERNS = st.sampled_from(
+    ["a.{0,3}b", r"\b[a-c]{2,4}\b", "天{1,3}?气{0,2}刀", "1$", "(ab|b c){1,2}", "^ab", "[é가]. ?b", "A|AB"]
+)
 MATCH = st.sampled_from(["auto", "auto", "word", "substring"])
 
 
@@ -43,9 +51,8 @@ def lists(draw: st.DrawFn) -> PhraseList:
 
     terms = usable(draw(st.lists(WORDS, max_size=5)))
     around = st.tuples(st.sampled_from(["", "a", "天", "b "]), st.sampled_from(terms or ("ab",)), WORDS).map("".join)
-    return PhraseList(
-        terms, tuple(draw(st.lists(PATTERNS, max_size=2, unique=True))), usable(draw(st.lists(around, max_size=2))), draw(MATCH)
-    )  # fmt: skip
+    patterns = tuple(draw(st.lists(PATTERNS, max_size=2, unique=True)))
+    return PhraseList(terms, patterns, usable(draw(st.lists(around, max_size=2))), draw(MATCH))
 
 
 def cut(text: str, ends: list[int]) -> list[str]:
@@ -72,17 +79,17 @@ def scan(detector: KeywordDetector, pieces: list[str]) -> tuple[list[Finding], d
 
 
 def expected(label: str, phrases: PhraseList, original: str) -> set[tuple[str, int, int]]:
-    """What a plain search finds of the terms: every place, edge by edge, exception by exception."""
+    """What a plain search finds: every place of every term, edge by edge, and RE2's own matches of the patterns."""
     text, offsets = normalise(original)
-    text_squeezed = [offsets.start(index) for index in range(len(text))]
+    starts = [offsets.start(index) for index in range(len(text))]
 
     def edge(index: int) -> int:
+        """The word class of the neighbour at `index`: of the character alone where a cluster begins."""
         if not 0 <= index < len(text):
             return NEUTRAL
-        if index and text_squeezed[index] == text_squeezed[index - 1]:
+        if text[index] == " " or (index and starts[index] == starts[index - 1]):
             return word_class(text[index])
-        return word_class(fold_cluster("\ufffd" if 0xD800 <= ord(original[text_squeezed[index]]) < 0xE000
-                                       else original[text_squeezed[index]] if text[index] != " " else " ")[0])  # fmt: skip
+        return word_class(fold_cluster(original[starts[index]].encode(errors="replace").decode())[0])
 
     def places(phrase: str) -> list[tuple[int, int]]:
         term = normalise(phrase).text.strip(" ")
@@ -101,26 +108,29 @@ def expected(label: str, phrases: PhraseList, original: str) -> set[tuple[str, i
                 out.append((start, stop))
         return out
 
+    options = re2.Options()
+    options.case_sensitive, options.longest_match = False, True
+    matches = [
+        match.span() for regex in phrases.patterns for match in re2.compile(regex, options=options).finditer(text)
+    ]
     excepted = [place for phrase in phrases.exceptions for place in places(phrase)]
     return {
         (label, offsets.start(start), offsets.end(stop))
-        for phrase in phrases.terms
-        for start, stop in places(phrase)
+        for start, stop in [*itertools.chain.from_iterable(map(places, phrases.terms)), *matches]
         if not any(low <= start and stop <= high for low, high in excepted)
     }
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=700, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lists(), TEXTS)
-def test_the_terms_found_are_those_of_a_plain_search_of_the_whole_text(phrases: PhraseList, text: str) -> None:
-    phrases = PhraseList(phrases.terms, (), phrases.exceptions, phrases.match)
+def test_what_is_found_is_what_a_plain_search_of_the_whole_text_finds(phrases: PhraseList, text: str) -> None:
     detector = KeywordDetector({"list": phrases})
     found, _ = scan(detector, [text])
     spans = {(finding.category, finding.start, finding.end) for finding in found if finding.category != HIDDEN}
     assert spans == expected("list", phrases, text)
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=700, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lists(), lists(), TEXTS, st.lists(st.integers(0, 200), max_size=8))
 @example(PhraseList(("café",)), PhraseList(("cafe",)), "a cafe\u200b\u0301 b", [6, 7])
 def test_findings_and_frontiers_do_not_depend_on_how_the_text_was_cut(
@@ -134,7 +144,7 @@ def test_findings_and_frontiers_do_not_depend_on_how_the_text_was_cut(
     assert whole[1] == cuts[1] == singles[1]
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=700, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lists(), TEXTS, TEXTS, st.integers(0, 200))
 def test_what_lies_before_a_frontier_is_in_no_later_finding_however_the_text_goes_on(
     phrases: PhraseList, text: str, other: str, place: int
@@ -168,7 +178,7 @@ def deliver(detector: KeywordDetector, action: Action, pieces: list[str]) -> tup
     return out, channel.cut is not None
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lists(), TEXTS, st.lists(st.integers(0, 200), max_size=8))
 def test_a_blocked_stream_delivers_the_same_text_however_it_was_cut_and_nothing_of_the_match(
     phrases: PhraseList, text: str, ends: list[int]
@@ -188,7 +198,7 @@ def test_a_blocked_stream_delivers_the_same_text_however_it_was_cut_and_nothing_
         assert released == text
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lists(), TEXTS, st.lists(st.integers(0, 200), max_size=8))
 def test_a_redacted_stream_delivers_the_same_text_however_it_was_cut(
     phrases: PhraseList, text: str, ends: list[int]
@@ -217,9 +227,3 @@ def test_filler_without_end_neither_stalls_the_scanner_nor_makes_it_keep_text(fi
         scanner.feed(filler * 8, last=False)
     assert len(scanner._state.tail) < 32 * 300
     assert len(scanner._state.marks) < 300
-
-
-def test_entries_that_hypothesis_may_draw_are_refused_with_their_place() -> None:
-    with pytest.raises(PhraseError) as caught:
-        KeywordDetector({"list": PhraseList(("fine", "ＦＩＮＥ"))})
-    assert (caught.value.part, caught.value.index) == ("terms", 1)

@@ -98,8 +98,17 @@ class Lexicon:
     """
 
     __slots__ = (
-        "automaton", "bounded", "exceptions", "free", "labels", "longest", "owners", "pattern_labels", "pattern_set",
-        "patterns", "variants",
+        "_reaches",
+        "automaton",
+        "bounded",
+        "exceptions",
+        "free",
+        "labels",
+        "longest",
+        "owners",
+        "pattern_set",
+        "patterns",
+        "variants",
     )  # fmt: skip
 
     def __init__(self, lists: Mapping[str, PhraseList]) -> None:
@@ -130,14 +139,17 @@ class Lexicon:
         self.exceptions = Prefixes(excepted) if excepted else None
         self.variants = _variants(owned)
         self.patterns = tuple(patterns)
-        self.pattern_labels = frozenset(pattern.label for pattern in patterns)
+        self._reaches: dict[frozenset[str], int] = {}
         self.pattern_set = _pattern_set([pattern.regex.pattern for pattern in patterns]) if patterns else None
 
     def reach(self, labels: frozenset[str]) -> int:
-        """The greatest reach of a pattern that one of `labels` has; 0 without any."""
-        if self.pattern_labels.isdisjoint(labels):
-            return 0
-        return max(pattern.reach for pattern in self.patterns if pattern.label in labels)
+        """The greatest reach of a pattern that one of `labels` has; 0 without any. Remembered: rulebooks are few."""
+        reach = self._reaches.get(labels)
+        if reach is None:
+            reach = max((pattern.reach for pattern in self.patterns if pattern.label in labels), default=0)
+            if len(self._reaches) < 256:
+                self._reaches[labels] = reach
+        return reach
 
 
 def _terms(label: str, part: Part, phrases: Sequence[str], match: MatchMode) -> list[Term]:

@@ -36,6 +36,7 @@ class _State(NamedTuple):
     tail: str = ""  # the squeezed text in which something may still be found
     base: int = 0  # offset of the tail in the squeezed text
     start: int = 0  # offset of the tail in the folded text
+    alive: int = 0  # index in the folded tail before which no match can begin that has not been seen
     before: int = NEUTRAL  # word class of the character before the tail
     spaced: bool = False  # whether the squeezed text ends in a space
     marks: tuple[Mark, ...] = ((0, 0),)  # the way from squeezed to original offsets, from the tail on
@@ -59,7 +60,7 @@ class KeywordScanner:
         self._lexicon = lexicon
         self._labels = labels
         self._hidden = HIDDEN in labels
-        self._reach = lexicon.reach(labels) if lexicon.patterns else 0
+        self._reach: int = lexicon.reach(labels) if lexicon.patterns else 0
         self._state = _START
         self._taken: list[tuple[_State, str]] = [(_START, "")]  # the piece fed last, by block, with the state before
         self._ended = False
@@ -98,7 +99,7 @@ class KeywordScanner:
 
     def _step(self, state: _State, piece: str, last: bool) -> tuple[_State, list[Finding]]:
         """A function of its arguments: the state after `piece`, and what became certain with it."""
-        received, tail, base, index, before, spaced, marks, hidden, live, resume = state
+        received, tail, base, index, alive, before, spaced, marks, hidden, live, resume = state
         was, received = received, received + len(piece)
         found: list[Finding] = []
         squeezed, dropped = squeeze(piece, after_space=spaced)
@@ -111,7 +112,7 @@ class KeywordScanner:
             hidden = -1
         if not squeezed and not last:
             live = received if live == was else live
-            return _State(received, tail, base, index, before, spaced, marks, hidden, live, resume), found
+            return _State(received, tail, base, index, alive, before, spaced, marks, hidden, live, resume), found
 
         window = tail + squeezed
         folded, layer = fold(window)
@@ -122,22 +123,23 @@ class KeywordScanner:
             stable = size - 1 if layer is None else settled(window, layer)
         view: View | None = None
         pending = size  # index of the first match that waits for what comes next
-        matches = self._lexicon.automaton.find_matches_as_indexes(folded, overlapping=True)
+        sought = folded[alive:] if alive else folded
+        matches = self._lexicon.automaton.find_matches_as_indexes(sought, overlapping=True)
         if matches:
             view = View(window, folded, layer, stable, base, before, marks, received + 1, last)
-            pending = self._find_terms(view, matches, was, found)
-        keep = size
+            pending = self._find_terms(view, matches, alive, was, found)
+        alive = min(pending, stable) if last else min(pending, self._live(window, folded, layer, stable, alive, before))
+        keep = held = alive
         if self._reach:
             view = view or View(window, folded, layer, stable, base, before, marks, received + 1, last)
             resume, waiting = self._find_patterns(view, index, was, resume, found)
             # Whatever a pattern may still match begins here or later; it may look at the character before that.
-            pending = min(pending, waiting, max(0, stable - self._reach + 1))
-            keep = max(0, pending - 1)
+            held = min(alive, waiting, max(0, stable - self._reach + 1))
+            keep = max(0, held - 1)
         if last:
-            return state._replace(received=received), found
+            return _State(received), found
 
-        held = min(pending, self._live(window, folded, layer, stable, before))
-        keep = min(keep, held, stable)
+        keep, alive = min(keep, stable), min(alive, stable)
         if self._lexicon.exceptions is not None:
             keep = min(keep, self._excepting(folded, stable))
         if held == size:
@@ -156,12 +158,17 @@ class KeywordScanner:
         base += place
         if len(marks) > 1:
             marks = tuple(mark for mark, after in zip(marks, (*marks[1:], None), strict=True) if _needed(after, base))
-        return _State(received, window[place:], base, index + keep, before, spaced, marks, hidden, live, resume), found
+        return _State(
+            received, window[place:], base, index + keep, alive - keep, before, spaced, marks, hidden, live, resume
+        ), found
 
-    def _find_terms(self, view: View, matches: list[tuple[int, int, int]], was: int, found: list[Finding]) -> int:
-        """Add the matches that became certain after `was`; return the index of the first that waits."""
+    def _find_terms(
+        self, view: View, matches: list[tuple[int, int, int]], shift: int, was: int, found: list[Finding]
+    ) -> int:
+        """Add the matches (indices less `shift`) that became certain after `was`; return the first that waits."""
         pending = len(view.folded)
         for number, start, stop in matches:
+            start, stop = start + shift, stop + shift
             if stop > view.stable:
                 continue
             for label, left, right, exceptions in self._lexicon.owners[number]:
@@ -221,11 +228,11 @@ class KeywordScanner:
 
     # -- what may still become a match -------------------------------------------------------------------------------
 
-    def _live(self, window: str, folded: str, layer: Layer | None, stable: int, before: int) -> int:
+    def _live(self, window: str, folded: str, layer: Layer | None, stable: int, alive: int, before: int) -> int:
         """The index of the longest suffix that may become a term, or that is one and waits for what comes next."""
         size = len(folded)
         if stable == size:
-            return self._longest(folded, True, before)
+            return self._longest(folded, alive, True, before)
         place = len(window) - 1 if layer is None else layer.start(size - 1)
         first = fold_cluster(window[place])
         if len(first) == 1 and not is_extending(window[place]):
@@ -234,16 +241,16 @@ class KeywordScanner:
             variants = self._lexicon.variants.get(base, ())
             if variants is not None:
                 head = folded[:stable]
-                live = self._longest(head + first, False, before)
+                live = self._longest(head + first, alive, False, before)
                 for variant in (base, *variants) if base != first else variants:
-                    live = min(live, self._longest(head + variant, False, before))
+                    live = min(live, self._longest(head + variant, alive, False, before))
                 return live if live <= stable else size
-        return min(stable, self._longest(folded[:stable], True, before))
+        return min(stable, self._longest(folded[:stable], alive, True, before))
 
-    def _longest(self, text: str, proper: bool, before: int) -> int:
+    def _longest(self, text: str, alive: int, proper: bool, before: int) -> int:
         bounded, free = self._lexicon.bounded, self._lexicon.free
         size = len(text)
-        for start in range(max(0, size - self._lexicon.longest), size):
+        for start in range(max(alive, size - self._lexicon.longest), size):
             first = text[start]
             if first in free.firsts and free.begins(text[start:], proper):
                 return start
