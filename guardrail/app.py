@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
-from ulid import ULID
+from uuid_utils import uuid7
 
 from guardrail.core.admission import Subject
 from guardrail.core.content import Content, Direction, Segment
@@ -210,7 +210,7 @@ def compose(
         ),
         labeller=AnswerLabeller(settings.provider.code, settings.labels.affix),
         dialects={path: dialect for dialect in (OpenAIChat(),) for path in dialect.paths},
-        new_id=lambda: str(ULID()),
+        new_id=lambda: str(uuid7()),
         appeal_url=lambda incident: (
             f"{public}/guardrail/appeals?incident={incident}&capability={keyring.capability(incident)}"
         ),
@@ -258,7 +258,7 @@ def load_detectors(settings: Settings, metrics: Metrics) -> tuple[Loaded, dict[s
     else:
         disabled.append("classifier")
     if settings.pii.enabled:
-        from guardrail.detectors.pii import PiiDetector
+        from guardrail.detectors.pii.detector import PiiDetector
 
         detectors["pii"] = PiiDetector()
     else:
@@ -275,7 +275,7 @@ def load_detectors(settings: Settings, metrics: Metrics) -> tuple[Loaded, dict[s
         observe_all=settings.observe,
     )
     if settings.keywords.enabled:
-        from guardrail.detectors.keywords import KeywordDetector
+        from guardrail.detectors.keywords.detector import KeywordDetector
 
         detectors["keywords"] = KeywordDetector(loaded.phrases)
     return loaded, detectors
@@ -380,7 +380,7 @@ def scorer(detector: str, settings: Settings) -> Any:
     from guardrail.stores.memory import MemoryStore
 
     if detector == "pii":
-        from guardrail.detectors.pii import find
+        from guardrail.detectors.pii.detector import find
 
         return find
     if detector == "keywords":

@@ -142,6 +142,9 @@ class Metrics:
 
     def verdict(self, direction: Direction, verdict: Verdict) -> None:
         """A text was judged: counts the verdict for each policy that decided it, and each rule that matched once."""
+        if not verdict.matches and not verdict.action:
+            self._verdicts(direction.value, "allow", NO_POLICY).inc()
+            return
         deciding = {rule.id.partition("/")[0] for rule, _ in verdict.deciding} if verdict.action else None
         for policy in deciding or (NO_POLICY,):
             self._verdicts(direction.value, verdict.action.word, policy).inc()

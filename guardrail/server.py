@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -69,6 +70,7 @@ async def run(
         while not all(server.started for server in servers) and not any(task.done() for task in tasks):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         if not any(task.done() for task in tasks):
+            _settle_heap()
             on_ready()
         await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -79,6 +81,17 @@ async def run(
             await asyncio.wait([task])
     for task in tasks:
         task.result()
+
+
+def _settle_heap() -> None:
+    """Take what was loaded (phrases, policies, code) out of the collector's sight, and let it look less often.
+
+    A request makes a few hundred objects that die with it; looking through everything that stays at every 700th
+    costs a tenth of a request's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 class _Server(uvicorn.Server):

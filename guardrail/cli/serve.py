@@ -12,7 +12,7 @@ import typer
 
 def serve(
     config: Annotated[
-        Path | None, typer.Option(help="Settings file [default: guardrail.toml, if there is one].")
+        Path | None, typer.Option("--config", "-c", help="Settings file [default: guardrail.toml, if there is one].")
     ] = None,
     upstream: Annotated[
         str | None, typer.Option(help="Endpoint to guard, with or without /v1 [default: a built-in demo].")

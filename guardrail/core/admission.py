@@ -42,12 +42,17 @@ class Admission:
         return self.step is Step.LIMIT
 
 
+ADMITTED = Admission()
+
+
 def admit(standing: Standing, ladder: Ladder, last_request_at: float | None, at: float) -> Admission:
     """Let a request of a subject with this standing in, or say why not.
 
     `last_request_at` is when the subject's last request *was let in* (none: not known), which only a limit looks at;
     a request that was refused with 429 does not push the next one further away.
     """
+    if standing.step is Step.NONE:
+        return ADMITTED
     step, until, incident = standing.step, standing.until, standing.incident
     if step is Step.TERMINATE:
         return Admission(False, step, 403, "account_terminated", None, until, incident)

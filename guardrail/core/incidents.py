@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from guardrail.core.admission import Subject
 from guardrail.core.content import Direction
@@ -54,8 +55,7 @@ class Incident:
     idempotency: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """One request's metadata: what was decided, never what was said. Times in seconds."""
 
     id: str

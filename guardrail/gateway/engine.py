@@ -8,16 +8,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Literal
 
-from guardrail.core.admission import Admission, Subject, admit
+from guardrail.core.admission import ADMITTED, Admission, Subject, admit
 from guardrail.core.content import Direction
 from guardrail.core.policy import PolicySet, Rulebook
 from guardrail.core.sanctions import Ladder, Standing, Step
 from guardrail.errors import StoreError
 from guardrail.metrics import Metrics
 from guardrail.protocols import Detector, Dialect, Identifier, Labeller, Store
+
+
+_DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Engine:
     options: Options = field(default_factory=Options)
     clock: Callable[[], float] = time.time
     started: bool = False
-    _books: dict[tuple[str, Direction, str, str, frozenset[str], date], Rulebook] = field(default_factory=dict)
+    _books: dict[tuple[str, Direction, str, str, frozenset[str], float], Rulebook] = field(default_factory=dict)
     _last_seen: OrderedDict[Subject, float] = field(default_factory=OrderedDict)
 
     def dialect(self, path: str) -> Dialect | None:
@@ -77,19 +80,20 @@ class Engine:
 
     def rulebook(self, direction: Direction, surface: str, tenant: str, only: frozenset[str] = frozenset()) -> Rulebook:
         """The rules that hold now, from a cache that lives for one policy set and one day."""
-        today = datetime.fromtimestamp(self.clock(), UTC).date()
-        key = (self.policies.digest, direction, surface, tenant, only, today)
+        now = self.clock()
+        key = (self.policies.digest, direction, surface, tenant, only, now // _DAY)
         book = self._books.get(key)
         if book is None:
             if len(self._books) > 1000:
                 self._books.clear()
+            today = datetime.fromtimestamp(now, UTC).date()
             book = self._books[key] = self.policies.rulebook(direction, surface, tenant, today, only)
         return book
 
     def admit(self, subject: Subject) -> Admission:
         """Whether a subject may ask now; raises `StoreError` when that cannot be known and the operator says block."""
         if not self.options.sanctions:
-            return Admission()
+            return ADMITTED
         now = self.clock()
         try:
             standing = self.store.standing(subject, now)

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -246,6 +247,11 @@ class Exchange:
             found.append((b"guardrail-incident", self.incident.encode()))
         return found
 
+    @cached_property
+    def aigc(self) -> bytes:
+        """The implicit label of the answer."""
+        return self.engine.labeller.aigc(self.id)
+
     def member(self, *, labelled: bool) -> bytes:
         """The `guardrail` object of an answer, as JSON."""
         parts = [b'{"action":"', self.action.word.encode(), b'"']
@@ -253,7 +259,7 @@ class Exchange:
             parts += [b',"incident":"', self.incident.encode(), b'"']
         if labelled:
             parts += [b',"label":{"text":"', self.engine.labeller.text(self.language).encode(), b'","aigc":']
-            parts += [self.engine.labeller.aigc(self.id), b"}"]
+            parts += [self.aigc, b"}"]
         return b"".join((*parts, b"}"))
 
     async def send(self, message: Message) -> None:

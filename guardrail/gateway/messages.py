@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from guardrail.core.surface import Notice
-
 LANGUAGES = ("en", "zh")
 
 MESSAGES: dict[str, dict[str, str]] = {
@@ -68,6 +66,8 @@ MESSAGES: dict[str, dict[str, str]] = {
 
 def language(accept: bytes) -> str:
     """The better of our languages for an Accept-Language header (RFC 9110, 12.5.4); English if it says nothing."""
+    if not accept:
+        return "en"
     best, best_weight = "en", 0.0
     for item in accept.decode("latin-1").split(","):
         tag, _, rest = item.strip().partition(";")
@@ -85,7 +85,3 @@ def message(code: str, lang: str) -> str:
     """The sentence for a reason code."""
     return MESSAGES[code][lang]
 
-
-def notice(status: int, code: str, lang: str, **more: object) -> Notice:
-    """A notice whose message is the one for its code, with the other fields of `Notice` as given."""
-    return Notice(status, code, message(code, lang))._replace(**more)  # type: ignore[arg-type]

@@ -290,6 +290,6 @@ class Reply:
         exchange, labeller = self._exchange, self._engine.labeller
         headers += exchange.our_headers()
         if self._engine.options.label_headers and exchange.labelled:
-            headers += [(b"ai-generated", b"1"), (b"aigc", labeller.header(labeller.aigc(exchange.id)))]
+            headers += [(b"ai-generated", b"1"), (b"aigc", labeller.header(exchange.aigc))]
         self._begun = True
         await exchange.send({"type": "http.response.start", "status": self._start["status"], "headers": headers})

@@ -136,7 +136,8 @@ class Upstream:
             ) as response:
                 headers = [(k.lower(), v) for k, v in response.raw_headers if k.lower() not in _NOT_RETURNED]
                 await send({"type": "http.response.start", "status": response.status, "headers": headers})
-                async for chunk in response.content.iter_any():
+                read = response.content.readany
+                while chunk := await read():
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except TimeoutError:

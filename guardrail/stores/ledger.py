@@ -28,6 +28,7 @@ _AFTER = select(ledger).where(ledger.c.id > bindparam("last")).order_by(ledger.c
 _MINUTE = (
     select(incidents.c.id)
     .where(incidents.c.tenant == bindparam("tenant"), incidents.c.subject == bindparam("subject"))
+    .where(incidents.c.action == bindparam("action"))
     .where(incidents.c.at >= bindparam("begins"), incidents.c.at < bindparam("ends"))
     .order_by(incidents.c.seq.desc())
     .limit(FLOOD + 1)
@@ -51,7 +52,7 @@ class Writing:
         self._ladder = ladder
         self._histories: dict[Key, list[Entry]] = {}
         self._rows: dict[Key, float] = {}  # when the last strike of the open row was made, until an entry is added
-        self._minutes: dict[tuple[Key, int], tuple[int, str]] = {}
+        self._minutes: dict[tuple[str, str, str, int], tuple[int, str]] = {}
         self._incidents: list[Row] = []
         self._counted: dict[str, Row] = {}
         self._entries: list[Row] = []
@@ -75,6 +76,12 @@ class Writing:
             if imposed is not None:
                 self.enter(subject, imposed)
         return replace(self.standing(refusal.subject, refusal.at), recorded=recorded)
+
+    def note(self, incident: Refusal) -> None:
+        """Keep an incident that nobody was refused for, and that counts for nothing."""
+        if incident.id not in self._written:
+            self._written.add(incident.id)
+            self._keep(incident)
 
     def allow(self, subject: Subject, entry: Entry, key: str | None = None) -> None:
         """End a row of strikes, if there is one."""
@@ -110,23 +117,24 @@ class Writing:
 
     def _keep(self, refusal: Refusal) -> str:
         """Keep an incident as a row of its own, or count it in the row that stands for a flood; give the row's id."""
-        key, minute = key_of(refusal.subject), int(refusal.at // 60)
-        kept, last = self._minutes.get((key, minute)) or self._kept_in(key, minute)
+        # What was refused is counted apart from what was redacted or flagged, whose number must not hide it.
+        about = (*key_of(refusal.subject), str(refusal.row["action"]), int(refusal.at // 60))
+        kept, last = self._minutes.get(about) or self._kept_in(*about)
         if kept > FLOOD:
             counted = self._counted.setdefault(last, {"counted": last, "more": 0, "latest": refusal.at})
             counted["more"] += 1
             counted["latest"] = max(counted["latest"], refusal.at)
             return last
         self._incidents.append(refusal.row)
-        self._minutes[key, minute] = (kept + 1, refusal.id)
+        self._minutes[about] = (kept + 1, refusal.id)
         return refusal.id
 
-    def _kept_in(self, key: Key, minute: int) -> tuple[int, str]:
-        """How many rows a subject has in a minute, and the id of the last of them."""
-        within = {"tenant": key[0], "subject": key[1], "begins": minute * 60.0, "ends": minute * 60.0 + 60.0}
+    def _kept_in(self, tenant: str, subject: str, action: str, minute: int) -> tuple[int, str]:
+        """How many rows a subject has in a minute with an action, and the id of the last of them."""
+        begins = minute * 60.0
+        within = {"tenant": tenant, "subject": subject, "action": action, "begins": begins, "ends": begins + 60.0}
         ids = self._connection.execute(_MINUTE, within).scalars().all()
-        found = self._minutes[key, minute] = (len(ids), ids[0] if ids else "")
-        return found
+        return len(ids), ids[0] if ids else ""
 
     def _history(self, key: Key) -> list[Entry]:
         history = self._histories.get(key)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from guardrail.core.admission import Subject
 from guardrail.core.incidents import Decision, Incident
+from guardrail.core.policy import Action
 from guardrail.core.sanctions import Allowed, Entry, Ladder, Standing, Step, Strike, next_sanction
 from guardrail.stores.mirror import FLOOD, Mirror, key_of
 from guardrail.stores.rows import Key, strike_key
@@ -29,7 +30,7 @@ class MemoryStore:
         self._secret = secrets.token_bytes(32)
         self._strikes: dict[str, None] = {}
         self._recorded: dict[str, str] = {}
-        self._minutes: dict[Key, tuple[int, int, str]] = {}
+        self._minutes: dict[tuple[Key, Action], tuple[int, int, str]] = {}
         self._refused = 0
         self.incidents: deque[Incident] = deque(maxlen=keep)
         self.decisions: deque[Decision] = deque(maxlen=keep)
@@ -56,7 +57,8 @@ class MemoryStore:
         return standing
 
     def note(self, incident: Incident) -> None:
-        self._keep(incident, key_of(incident.subject))
+        if incident.id not in self._recorded:
+            self._keep(incident, key_of(incident.subject))
 
     def allow(self, subject: Subject, at: float) -> None:
         if self._mirror.ends_row(key_of(subject), at):
@@ -88,13 +90,13 @@ class MemoryStore:
         return False
 
     def _keep(self, incident: Incident, key: Key) -> str:
-        minute = int(incident.at // 60)
-        held, kept, last = self._minutes.get(key, (minute, 0, ""))
+        minute, about = int(incident.at // 60), (key, incident.action)
+        held, kept, last = self._minutes.get(about, (minute, 0, ""))
         if held == minute and kept > FLOOD:
             self.counts[last] += 1
             self._recorded[incident.id] = last
             return last
-        self._minutes[key] = (minute, kept + 1 if held == minute else 1, incident.id)
+        self._minutes[about] = (minute, kept + 1 if held == minute else 1, incident.id)
         self.incidents.append(replace(incident, excerpt=""))
         self.counts[incident.id] = 1
         self._recorded[incident.id] = incident.id
@@ -103,7 +105,7 @@ class MemoryStore:
     def _prune(self, at: float) -> None:
         """Forget what is older than what is kept, so that a long life does not grow without end."""
         self._mirror.prune(at)
-        self._minutes = {key: held for key, held in self._minutes.items() if held[0] == int(at // 60)}
+        self._minutes = {about: held for about, held in self._minutes.items() if held[0] == int(at // 60)}
         for held in (self._strikes, self._recorded, self.counts):
             for ident in list(held)[: -self._keep_most]:
                 del held[ident]

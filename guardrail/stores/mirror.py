@@ -17,7 +17,8 @@ LATEST = 256
 """How many of a subject's latest entries are read, besides those that last. The ladder's numbers are far below."""
 
 FLOOD = 20
-"""Incidents of one subject in one minute that are kept each for itself; further ones are one row that counts."""
+"""Incidents of one subject in one minute (and with one action) that are kept each for itself; further ones are one row
+that counts."""
 
 GOOD = Standing()
 

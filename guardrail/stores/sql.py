@@ -1,7 +1,7 @@
 """The store on a database: verbs that cost the event loop next to nothing, and one thread that writes in groups.
 
 `standing` is answered from a mirror of the ledger in memory. `refuse` waits for its commit, which it shares with all
-that was queued meanwhile; `allow` and `record` only queue. Several processes may share one SQLite file: each follows
+that was queued meanwhile; `allow`, `note` and `record` only queue. Several processes may share one SQLite file: each follows
 what the others commit.
 """
 
@@ -25,7 +25,7 @@ from guardrail.stores.journal import Journal
 from guardrail.stores.mirror import Mirror
 from guardrail.stores.outage import unwritable
 from guardrail.stores.rows import Sealer
-from guardrail.stores.tasks import Allow, Enter, Flush, Refuse, Reply, Task, deliver
+from guardrail.stores.tasks import Allow, Enter, Flush, Record, Refuse, Reply, Task, deliver
 from guardrail.stores.writer import Writer
 
 LARGEST_GROUP = 1000
@@ -49,9 +49,10 @@ class SqlStore:
     """A `Store` on SQLite.
 
     `url` is `sqlite:///PATH`; `journal` the folder of the local journal (default: the database's). `poll` is how
-    often other processes' commits are looked for, `flush_after` and `flush_rows` when decisions are written at the
-    latest; `patience` how long to wait for the write lock: all in seconds. At most `most_queued` decisions and as
-    many refusals wait; decisions beyond are dropped and counted through `dropped`, refusals raise `StoreError`.
+    often other processes' commits are looked for, `flush_after` and `flush_rows` when records are written at the
+    latest; `patience` how long to wait for the write lock: all in seconds. At most `most_queued` records (decisions, and
+    incidents that nobody was refused for) and as many refusals wait; records beyond are dropped and counted through
+    `dropped`, refusals raise `StoreError`.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class SqlStore:
         self._clock, self._dropped = clock, dropped
         self._poll, self._flush_after, self._flush_rows, self._most = poll, flush_after, flush_rows, most_queued
         self._tasks: deque[Task] = deque()
-        self._decisions: deque[Decision] = deque()
+        self._records: deque[Record] = deque()
         self._waiting_since: float | None = None
         self._wake = threading.Event()
         self._closing = False
@@ -89,12 +90,7 @@ class SqlStore:
         return standing
 
     def note(self, incident: Incident) -> None:
-        if len(self._tasks) >= self._most:
-            self._dropped(1)
-            return
-        reply = Reply.here()
-        reply.future.add_done_callback(_heard)
-        self._tasks.append(Refuse(incident, reply))  # written within `poll`: nobody waits for it
+        self._queue(incident)
 
     def allow(self, subject: Subject, at: float) -> None:
         if self._mirror.ends_row((subject.tenant, subject.key), at):
@@ -105,13 +101,7 @@ class SqlStore:
             self._tasks.append(Allow(subject, at))
 
     def record(self, decision: Decision) -> None:
-        queued = len(self._decisions)
-        if queued >= self._most:
-            self._dropped(1)
-            return
-        self._decisions.append(decision)
-        if queued + 1 == self._flush_rows:
-            self._wake.set()
+        self._queue(decision)
 
     async def start(self) -> None:
         """Open the database, migrate it and load the mirror. Raises `StoreError`."""
@@ -154,6 +144,15 @@ class SqlStore:
         """Whether the database is away and the journal takes its place."""
         return self._writer.degraded
 
+    def _queue(self, record: Record) -> None:
+        queued = len(self._records)
+        if queued >= self._most:
+            self._dropped(1)
+            return
+        self._records.append(record)
+        if queued + 1 == self._flush_rows:
+            self._wake.set()
+
     async def _ask(self, task: Refuse | Enter | Flush) -> Any:
         if self._thread is None:
             raise StoreError("the store is not started")
@@ -185,22 +184,22 @@ class SqlStore:
         tasks = [self._tasks.popleft() for _ in range(min(len(self._tasks), LARGEST_GROUP))]
         if self._tasks:
             self._wake.set()
-        decisions = self._due(closing or any(not isinstance(task, Allow) for task in tasks))
+        records = self._due(closing or any(not isinstance(task, Allow) for task in tasks))
         try:
-            left = self._writer.turn(tasks, decisions)
+            left = self._writer.turn(tasks, records)
         except Exception as error:  # a fault of ours: whoever waits must hear of it, and the thread must live
             _log.exception("the store's thread failed in a turn")
             deliver((task, unwritable(error)) for task in tasks)
-            left = decisions
+            left = records
         if left:
             if closing:
                 self._dropped(len(left))
             else:
-                self._decisions.extendleft(reversed(left))
+                self._records.extendleft(reversed(left))
 
-    def _due(self, now: bool) -> list[Decision]:
-        """The decisions to be written in this turn: with a commit that is made anyway, or when they have waited."""
-        queued = len(self._decisions)
+    def _due(self, now: bool) -> list[Record]:
+        """The records to be written in this turn: with a commit that is made anyway, or when they have waited."""
+        queued = len(self._records)
         if not queued:
             self._waiting_since = None
             return []
@@ -210,4 +209,4 @@ class SqlStore:
         if not (now or waited or queued >= self._flush_rows):
             return []
         self._waiting_since = None
-        return [self._decisions.popleft() for _ in range(queued)]
+        return [self._records.popleft() for _ in range(queued)]

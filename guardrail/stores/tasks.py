@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guardrail.core.admission import Subject
-from guardrail.core.incidents import Incident
+from guardrail.core.incidents import Decision, Incident
 from guardrail.core.sanctions import Entry
 
 
@@ -53,6 +53,9 @@ class Allow:
     subject: Subject
     at: float
 
+
+Record = Decision | Incident
+"""What is written later, in groups: a request's metadata, or an incident that nobody was refused for."""
 
 Task = Refuse | Enter | Flush | Allow
 Answer = tuple[Task, Any]

@@ -16,7 +16,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, Engine, insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from guardrail.core.incidents import Decision
+from guardrail.core.incidents import Decision, Incident
 from guardrail.core.sanctions import Allowed, Entry, Ladder, Standing, Strike, next_sanction
 from guardrail.errors import StoreError
 from guardrail.stores import migrations
@@ -27,7 +27,7 @@ from guardrail.stores.mirror import Mirror, key_of
 from guardrail.stores.outage import Item, away, reason, replay, to_item, unwritable
 from guardrail.stores.rows import Key, Refusal, Sealer, decision_row, refusal
 from guardrail.stores.tables import decisions as decisions_table
-from guardrail.stores.tasks import Allow, Answer, Enter, Flush, Refuse, Task, deliver
+from guardrail.stores.tasks import Allow, Answer, Enter, Flush, Record, Refuse, Task, deliver
 
 RETRY = 1.0
 """Seconds between two attempts to reach a database that was away."""
@@ -81,23 +81,23 @@ class Writer:
         if self._engine is not None:
             self._engine.dispose()
 
-    def turn(self, tasks: Sequence[Task], decisions: Sequence[Decision], *, again: bool = False) -> Sequence[Decision]:
-        """Write tasks and decisions, and answer. Returns the decisions to be given again at a later turn."""
+    def turn(self, tasks: Sequence[Task], records: Sequence[Record], *, again: bool = False) -> Sequence[Record]:
+        """Write tasks and records, and answer. Returns the records to be given again at a later turn."""
         if self.degraded and not self._recover():
             deliver(self._to_journal(tasks))
-            return decisions
+            return records
         try:
             self._follow()
             tasks = self._worth_writing(tasks)
-            if tasks or decisions:
-                deliver(self._commit(tasks, decisions, again=again))
+            if tasks or records:
+                deliver(self._commit(tasks, records, again=again))
             self._prune()
         except Exception as error:
             if not away(error):
-                return self._one_by_one(tasks, decisions, error, again=again)
+                return self._one_by_one(tasks, records, error, again=again)
             self._degrade(error)
             deliver(self._to_journal(tasks))
-            return decisions
+            return records
         return ()
 
     # -- the database --------------------------------------------------------------------------------------------
@@ -150,19 +150,24 @@ class Writer:
             kept.append(task)
         return kept
 
-    def _commit(self, tasks: Sequence[Task], decisions: Sequence[Decision], *, again: bool) -> list[Answer]:
+    def _commit(self, tasks: Sequence[Task], records: Sequence[Record], *, again: bool) -> list[Answer]:
         assert self._connection is not None
         refusals = {id(task): refusal(task.incident, self._sealer) for task in tasks if isinstance(task, Refuse)}
-        rows = [decision_row(decision) for decision in decisions]
+        noted = [refusal(record, self._sealer) for record in records if isinstance(record, Incident)]
+        rows = [decision_row(record) for record in records if isinstance(record, Decision)]
         answers: list[Answer] = []
         fresh: Sequence[tuple[int, Key, Entry | None]] = ()
         touches_ledger = any(not isinstance(task, Flush) for task in tasks)
-        if touches_ledger or rows:
+        if touches_ledger or noted or rows:
             with self._connection.begin():
-                if touches_ledger:
-                    writing = Writing(self._connection, self._ladder, refusals.values(), again=again)
+                if touches_ledger or noted:
+                    made = [*refusals.values(), *noted]
+                    writing = Writing(self._connection, self._ladder, made, again=again)
                     answers = [(task, self._apply(writing, task, refusals)) for task in tasks]
+                    for note in noted:
+                        writing.note(note)
                     writing.flush()
+                if touches_ledger:
                     fresh = read_after(self._connection, self._last)
                 if rows:
                     self._connection.execute(insert(decisions_table), rows)
@@ -181,21 +186,21 @@ class Writer:
         return None
 
     def _one_by_one(
-        self, tasks: Sequence[Task], decisions: Sequence[Decision], error: Exception, *, again: bool
-    ) -> Sequence[Decision]:
+        self, tasks: Sequence[Task], records: Sequence[Record], error: Exception, *, again: bool
+    ) -> Sequence[Record]:
         """Something among these is written already, or cannot be written at all: write the others one by one, and say
         so to whoever sent it."""
         if again:
             _log.error("a record cannot be written and is refused (%s)", reason(error))
             deliver((task, unwritable(error)) for task in tasks)
-            if decisions:
+            if records:
                 self._dropped(1)
             return ()
-        left: list[Decision] = []
+        left: list[Record] = []
         for task in tasks:
             self.turn([task], (), again=True)
-        for decision in decisions:
-            left += self.turn((), [decision], again=True)
+        for record in records:
+            left += self.turn((), [record], again=True)
         return left
 
     def _prune(self) -> None:

@@ -26,7 +26,7 @@ def decode(body: bytes) -> Any:
     """
     try:
         text = body.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        value = _DECODER.decode(text)
         if "\\u" in text:
             # Only an escape can smuggle in a lone surrogate: UTF-8 itself has none.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -97,3 +97,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> Any:
     raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)

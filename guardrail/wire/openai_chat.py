@@ -83,10 +83,10 @@ class OpenAIChat:
     def read_reply(self, body: bytes) -> Event:
         """Read a whole answer; raises `MalformedResponse`."""
         try:
-            answer = json.decode(body)
-            choices = _choices(answer)
-        except MalformedRequest as error:
-            raise MalformedResponse(f"the upstream's answer cannot be read: {error}") from None
+            answer = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise MalformedResponse("the upstream's answer is not JSON") from None
+        choices = _choices(answer)
         pieces: list[Piece] = []
         finished: dict[int, str] = {}
         for position, choice in enumerate(choices):
@@ -112,7 +112,7 @@ class OpenAIChat:
         body = event.raw
         changes: dict[Path, Any] = dict(texts)
         if texts or stopped or affixes:
-            choices = json.decode(body)["choices"]
+            choices = msgspec.json.decode(body)["choices"]
             touched = {path[1] for path in texts if path[0] == "choices"}
             for position, choice in enumerate(choices):
                 number, at = _number(choice, position), ("choices", position)

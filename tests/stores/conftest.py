@@ -48,7 +48,7 @@ class Maker:
             ident, NOON, self.someone, f"r-{ident}", "openai_chat", "allowed", Action.ALLOW, None, "digest", "p1", 12,
             34, True, 0.001, 0.5,
         )  # fmt: skip
-        return replace(made, **changes)
+        return made._replace(**changes)
 
 
 @pytest.fixture
