@@ -1,8 +1,8 @@
 """The store on a database: verbs that cost the event loop next to nothing, and one thread that writes in groups.
 
 `standing` is answered from a mirror of the ledger in memory. `refuse` waits for its commit, which it shares with all
-that was queued meanwhile; `allow`, `note` and `record` only queue. Several processes may share one SQLite file: each follows
-what the others commit.
+that was queued meanwhile; `allow`, `note` and `record` only queue. Several processes may share one SQLite file: each
+follows what the others commit.
 """
 
 from __future__ import annotations
@@ -39,20 +39,14 @@ def _ignore(_count: int) -> None:
     pass
 
 
-def _heard(future: asyncio.Future[Any]) -> None:
-    """An answer that nobody waits for; an error has been told by the store's state already."""
-    if not future.cancelled():
-        future.exception()
-
-
 class SqlStore:
     """A `Store` on SQLite.
 
     `url` is `sqlite:///PATH`; `journal` the folder of the local journal (default: the database's). `poll` is how
     often other processes' commits are looked for, `flush_after` and `flush_rows` when records are written at the
-    latest; `patience` how long to wait for the write lock: all in seconds. At most `most_queued` records (decisions, and
-    incidents that nobody was refused for) and as many refusals wait; records beyond are dropped and counted through
-    `dropped`, refusals raise `StoreError`.
+    latest; `patience` how long to wait for the write lock: all in seconds. At most `most_queued` records (decisions,
+    and incidents that nobody was refused for) and as many refusals wait; records beyond are dropped and counted
+    through `dropped`, refusals raise `StoreError`.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from guardrail.core.admission import Subject
+from guardrail.core.policy import Action
 from guardrail.core.sanctions import Imposed, Lifted, Standing, Step
 from guardrail.protocols import Store
 from guardrail.stores.memory import MemoryStore
@@ -123,6 +124,15 @@ async def test_after_twenty_incidents_in_a_minute_further_ones_are_counted_in_on
     assert (await store.refuse(make.incident(at=minute + 60, strike=None))).recorded not in recorded
     other = await store.refuse(make.incident(Subject("t", "other"), at=minute + 59, strike=None))
     assert other.recorded not in recorded
+
+
+async def test_what_is_noted_counts_for_nothing_and_crowds_out_no_refusal(store: Any, make: Any) -> None:
+    for _ in range(40):
+        store.note(make.incident(action=Action.REDACT, strike=None))
+    await store.flush()
+    assert store.standing(make.someone, make.now) == Standing()
+    refused = make.incident()
+    assert (await store.refuse(refused)).recorded == refused.id
 
 
 async def test_what_a_person_decides_is_an_entry(store: Any, make: Any) -> None:

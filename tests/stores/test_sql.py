@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from guardrail.core.admission import Subject
+from guardrail.core.policy import Action
 from guardrail.core.sanctions import Step
 from guardrail.errors import SettingsError, StoreError
 from guardrail.records.keys import Keyring
@@ -140,6 +141,22 @@ async def test_decisions_beyond_the_queue_are_dropped_and_counted(open_store: An
     await store.close()
     assert sum(dropped) == 15
     assert rows("select count(*) from decisions") == [(10,)]
+
+
+async def test_what_is_noted_is_written_later_sealed_and_counted_when_it_floods(
+    open_store: Any, make: Any, rows: Any, keyring: Keyring
+) -> None:
+    store = await open_store(poll=30, flush_after=60)
+    for _ in range(50):
+        store.note(make.incident(action=Action.REDACT, strike=None))
+    store.record(make.decision())
+    await store.refuse(make.incident())
+    assert rows("select action, count(*), sum(count) from incidents group by action order by action") == [
+        ("block", 1, 1), ("redact", 21, 50),
+    ]  # fmt: skip
+    [(ident, sealed, key)] = rows("select id, sealed, seal_key from incidents where seq = 1")
+    assert keyring.sealer.open(sealed, ident, key).decode() == make.canary
+    assert rows("select count(*) from decisions") == [(1,)]
 
 
 async def test_refusals_beyond_the_queue_are_errors_and_not_lost_in_silence(open_store: Any, make: Any) -> None:
