@@ -232,13 +232,34 @@ class Relay:
             self.stopped = True
             return
         out: list[bytes] = []
-        while self._queue and self._ready(self._queue[0]):
-            held = self._queue.popleft()
+        for held in self._releasable():
             if held.ends:
                 self.held_seconds = max(self.held_seconds, perf_counter() - held.at)
             out += self._release(held)
         if out:
             await self._send(out[0] if len(out) == 1 else b"".join(out))
+
+    def _releasable(self) -> list[_Held]:
+        """Take from the queue what may leave now: in order, but for texts that wait for nothing of their own.
+
+        A reasoning text that ends like the beginning of a phrase must wait for its end; the answer behind it need not.
+        """
+        found: list[_Held] = []
+        kept: list[_Held] = []
+        blocked: set[int] = set()
+        while self._queue:
+            held = self._queue.popleft()
+            lanes = {id(channel) for _, channel, _ in held.ends}
+            ends = bool(held.event.finished) or held.event.last
+            if (ends and kept) or lanes & blocked or not self._ready(held):
+                kept.append(held)
+                blocked |= lanes
+                if ends or len(blocked) == len(self._lanes):
+                    break
+            else:
+                found.append(held)
+        self._queue.extendleft(reversed(kept))
+        return found
 
     def _ready(self, held: _Held) -> bool:
         if any(channel.clear < end for _, channel, end in held.ends):
