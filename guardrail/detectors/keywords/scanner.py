@@ -54,7 +54,7 @@ _START = _State()
 class KeywordScanner:
     """A `guardrail.core.frontier.Scanner` over one text. Making one costs about a microsecond."""
 
-    __slots__ = ("_ended", "_hidden", "_labels", "_lexicon", "_reach", "_state", "_taken")
+    __slots__ = ("_blocks", "_cursor", "_ended", "_hidden", "_labels", "_lexicon", "_piece", "_reach", "_state")
 
     def __init__(self, lexicon: Lexicon, labels: frozenset[str]) -> None:
         self._lexicon = lexicon
@@ -62,22 +62,27 @@ class KeywordScanner:
         self._hidden = HIDDEN in labels
         self._reach: int = lexicon.reach(labels) if lexicon.patterns else 0
         self._state = _START
-        self._taken: list[tuple[_State, str]] = [(_START, "")]  # the piece fed last, by block, with the state before
+        self._piece = ""  # what was fed last
+        self._blocks = [_START]  # the state before each block of it
+        self._cursor = _START  # where the frontier was asked for last
         self._ended = False
 
     def feed(self, text: str, *, last: bool) -> Scan:
         """Take the next piece; return every finding that became certain with it, in the order of `at`."""
+        state = self._cursor = self._state
+        self._piece = text
         self._ended = last
         if len(text) <= _BLOCK:
-            self._taken = [(self._state, text)]
-            self._state, found = self._step(self._state, text, last)
+            self._blocks = [state]
+            self._state, found = self._step(state, text, last)
         else:
-            self._taken, found = [], []
+            self._blocks, found = [], []
             for start in range(0, len(text), _BLOCK):
-                piece = text[start : start + _BLOCK]
-                self._taken.append((self._state, piece))
-                self._state, more = self._step(self._state, piece, last and start + _BLOCK >= len(text))
+                self._blocks.append(state)
+                stop = start + _BLOCK
+                state, more = self._step(state, text[start:stop], last and stop >= len(text))
                 found += more
+            self._state = state
         if not found:
             return NOTHING
         found.sort(key=_certainty)
@@ -90,10 +95,14 @@ class KeywordScanner:
             return received
         if at == received and not self._ended:
             return self._state.clear(self._hidden)
-        for state, piece in reversed(self._taken):
-            if state.received < at:
-                return self._step(state, piece[: at - state.received], False)[0].clear(self._hidden)
-        return self._taken[0][0].clear(self._hidden)
+        begin = self._blocks[0].received
+        state = self._blocks[max(0, at - begin - 1) // _BLOCK]
+        if state.received < self._cursor.received <= at:
+            state = self._cursor  # asked in rising order, all frontiers of a piece cost one more scan of it
+        if state.received < at:
+            state, _ = self._step(state, self._piece[state.received - begin : at - begin], False)
+        self._cursor = state
+        return state.clear(self._hidden)
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
