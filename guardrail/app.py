@@ -214,6 +214,7 @@ def compose(
         appeal_url=lambda incident: (
             f"{public}/guardrail/appeals?incident={incident}&capability={keyring.capability(incident)}"
         ),
+        digest=keyring.digest,
         ladder=ladder,
         options=Options(
             passthrough=settings.passthrough,

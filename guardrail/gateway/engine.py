@@ -19,7 +19,6 @@ from guardrail.errors import StoreError
 from guardrail.metrics import Metrics
 from guardrail.protocols import Detector, Dialect, Identifier, Labeller, Store
 
-
 _DAY = 86400.0
 
 
@@ -55,6 +54,7 @@ class Engine:
     dialects: Mapping[str, Dialect]
     new_id: Callable[[], str]
     appeal_url: Callable[[str], str | None]
+    digest: Callable[[str], str]
     ladder: Ladder = field(default_factory=Ladder)
     options: Options = field(default_factory=Options)
     clock: Callable[[], float] = time.time

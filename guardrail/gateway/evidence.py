@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from guardrail.core.admission import Subject
 from guardrail.core.content import Content, Direction, Path
+from guardrail.core.findings import Finding
 from guardrail.core.incidents import Hit, Incident
 from guardrail.core.verdict import Verdict
 
@@ -16,6 +19,7 @@ def make_incident(
     direction: Direction,
     texts: dict[int, tuple[int, str]],
     *,
+    digest: Callable[[str], str],
     ident: str,
     at: float,
     subject: Subject,
@@ -28,14 +32,25 @@ def make_incident(
     """The incident of `verdict`.
 
     `texts` maps a segment to (offset at which the text at hand begins, that text): of a stream only the part that
-    was not sent is still there.
+    was not sent is still there. `digest` is a keyed hash, by which equal spans of two incidents can be told.
     """
     shown = verdict.deciding or verdict.enforced or verdict.matches
-    excerpt = ""
-    if shown:
-        finding = shown[0].finding
-        base, text = texts.get(finding.segment, (0, ""))
-        excerpt = text[max(finding.start - base, 0) : max(finding.end - base, 0)][:_MOST_EXCERPT]
+    excerpt = _span(shown[0].finding, texts)[:_MOST_EXCERPT] if shown else ""
+    hits = []
+    for rule, finding in verdict.matches[:_MOST_HITS]:
+        span = _span(finding, texts)
+        hits.append(
+            Hit(
+                rule.id,
+                rule.category,
+                finding.detector,
+                finding.score,
+                finding.segment,
+                finding.start,
+                finding.end,
+                digest(span) if span else None,
+            )
+        )
     return Incident(
         id=ident,
         at=at,
@@ -44,18 +59,7 @@ def make_incident(
         surface=surface,
         direction=direction,
         action=verdict.action,
-        hits=tuple(
-            Hit(
-                m.rule.id,
-                m.rule.category,
-                m.finding.detector,
-                m.finding.score,
-                m.finding.segment,
-                m.finding.start,
-                m.finding.end,
-            )
-            for m in verdict.matches[:_MOST_HITS]
-        ),
+        hits=tuple(hits),
         failures=tuple(dict.fromkeys(f"{failure.detector}:{failure.kind}" for failure in verdict.failures)),
         policies=verdict.policies,
         length=length,
@@ -63,6 +67,11 @@ def make_incident(
         strike=strike,
         idempotency=idempotency,
     )
+
+
+def _span(finding: Finding, texts: dict[int, tuple[int, str]]) -> str:
+    base, text = texts.get(finding.segment, (0, ""))
+    return text[max(finding.start - base, 0) : max(finding.end - base, 0)]
 
 
 def strike_rule(verdict: Verdict, content: Content) -> str | None:

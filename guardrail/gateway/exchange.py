@@ -112,7 +112,9 @@ class Exchange:
             body = dialect.write_prompt(body, screening.changed(prompt.content))
         self.overhead = perf_counter() - started
         engine.metrics.overhead("prompt", self.overhead)
-        await Reply(self).run(app, {**self._scope, "headers": self._forwarded(len(body))}, self._replay(body))
+        # No extensions: a file that the server sends by itself, or trailers, would pass us by.
+        scope = {**self._scope, "headers": self._forwarded(len(body)), "extensions": {}}
+        await Reply(self).run(app, scope, self._replay(body))
 
     # -- the prompt ----------------------------------------------------------------------------------------------
 
@@ -203,6 +205,7 @@ class Exchange:
             verdict,
             direction,
             texts,
+            digest=self.engine.digest,
             ident=self.incident,
             at=self.engine.clock(),
             subject=self.subject,

@@ -84,4 +84,3 @@ def language(accept: bytes) -> str:
 def message(code: str, lang: str) -> str:
     """The sentence for a reason code."""
     return MESSAGES[code][lang]
-

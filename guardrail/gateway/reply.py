@@ -88,7 +88,7 @@ class Reply:
                 if not more and self._start is not None:
                     await self._whole(b"".join(self._parts))
         else:
-            await self._exchange.send(message)
+            raise MalformedResponse("the guarded app sent a message that is neither a response's start nor its body")
 
     async def _choose(self, start: Message) -> None:
         headers = dict(start["headers"])

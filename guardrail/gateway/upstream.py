@@ -17,6 +17,7 @@ from yarl import URL
 
 from guardrail.errors import UpstreamTimeout, UpstreamUnavailable
 from guardrail.gateway.body import ClientGone
+from guardrail.gateway.websocket import bridge
 
 # Hop-by-hop fields (RFC 9110, 7.6.1), and what the client library writes itself.
 _NOT_FORWARDED = frozenset(
@@ -104,6 +105,8 @@ class Upstream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await self._bridge(scope, receive, send)
         else:
             await self._forward(scope, receive, send)
 
@@ -117,6 +120,14 @@ class Upstream:
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return
+
+    async def _bridge(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._session is None:
+            await self.start()
+        assert self._session is not None
+        target = self._target(scope["path"], b"")
+        url = self._url(target, scope["path"], scope.get("query_string", b""))
+        await bridge(self._session, url, self._headers(scope["headers"], target), scope, receive, send)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._session is None:

@@ -61,6 +61,7 @@ def make_engine() -> MakeEngine:
             dialects={path: dialect for path in dialect.paths},
             new_id=lambda: f"ID{next(numbers):06}",
             appeal_url=lambda incident: f"https://guard.test/guardrail/appeals?incident={incident}&capability=c",
+            digest=lambda text: f"digest of {len(text)}",
             ladder=ladder,
             options=Options(**more),  # type: ignore[arg-type]
             clock=clock,  # type: ignore[arg-type]
