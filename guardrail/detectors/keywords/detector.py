@@ -3,9 +3,9 @@
 One automaton over all lists (ahocorasick_rs' contiguous NFA), one set of all patterns (RE2). Measured against hyperscan
 0.9.1 by `benchmarks/text_scan.py --engines` (20,000 / 100,000 terms, one core of a shared server, microseconds for
 Chinese text): ahocorasick_rs compiles in 0.1 / 0.4 s to 6 / 20 MB and takes 1-3 for 64 characters, 33-36 for 1,000;
-hyperscan compiles in 1.1 / 12 s to 43 / 173 MB and takes 1 and 6-11. On the few characters that a token of a stream
-adds the two are even, a reload costs a twentieth of the time and a seventh of the memory, and there are wheels for every
-platform: so there is one engine, not two.
+hyperscan compiles in 1.1 / 12 s to 43 / 173 MB and takes 1 and 6-11. For the
+few characters that a token adds the two are even, compiling takes a tenth of the time and a seventh of the memory or
+less, and there are wheels for every platform: so there is one engine, not two.
 """
 
 from __future__ import annotations
