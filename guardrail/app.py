@@ -25,7 +25,7 @@ from guardrail.gateway.screening import screen
 from guardrail.metrics import Metrics, render
 from guardrail.policyset import Loaded
 from guardrail.policyset import load as load_policies
-from guardrail.protocols import Detector, Priority, Store
+from guardrail.protocols import Detector, Dialect, Identifier, Priority, Store
 from guardrail.records.keys import Keyring
 from guardrail.resources import model_path, policies_dir
 from guardrail.settings import Settings, admin_token
@@ -54,13 +54,24 @@ class Guard(Engine):
     _housekeeping: asyncio.Task[None] | None = None
 
     @classmethod
-    def from_settings(cls, path: str | os.PathLike[str] | None = None, **overrides: Any) -> Guard:
+    def from_settings(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        detectors: Sequence[Detector] = (),
+        dialects: Sequence[Dialect] = (),
+        identifier: Identifier | None = None,
+        store: Store | None = None,
+        **overrides: Any,
+    ) -> Guard:
         """Compose a guard from `guardrail.toml` (or `path`), the environment and `overrides`.
 
         An override names a key by its short form (`upstream=`), with two underscores (`server__workers=`) or as a
-        table (`classifier={"enabled": False}`). Raises `SettingsError` or `PolicyError`.
+        table (`classifier={"enabled": False}`). The objects are as for `compose`. Raises `SettingsError` or
+        `PolicyError`.
         """
-        return compose(Settings.load(path, overrides=overrides))
+        settings = Settings.load(path, overrides=overrides)
+        return compose(settings, store=store, detectors=detectors, dialects=dialects, identifier=identifier)
 
     async def start(self) -> None:
         await super().start()
@@ -180,25 +191,37 @@ class Guard(Engine):
 
 
 def compose(
-    settings: Settings, *, store: Store | None = None, keyring: Keyring | None = None, metrics: Metrics | None = None
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    keyring: Keyring | None = None,
+    metrics: Metrics | None = None,
+    detectors: Sequence[Detector] = (),
+    dialects: Sequence[Dialect] = (),
+    identifier: Identifier | None = None,
 ) -> Guard:
-    """Make a guard of settings. Reads policies, keys and the model; opens no connection. Raises `GuardrailError`s."""
+    """Make a guard of settings. Reads policies, keys and the model; opens no connection. Raises `GuardrailError`s.
+
+    `detectors` come beside those of the settings, and rules name them; `dialects` beside ours, and win where both
+    speak at a path; `identifier` and `store` stand in the place of ours.
+    """
     from guardrail.labels.answer import AnswerLabeller
     from guardrail.wire.openai_chat import OpenAIChat
 
     metrics = metrics or Metrics()
     keyring = keyring or Keyring.open(settings.keys_dir)
     ladder = settings.sanctions.ladder()
-    loaded, detectors = load_detectors(settings, metrics)
+    loaded, eyes = load_detectors(settings, metrics, detectors)
     if store is None:
         store = open_store(settings, keyring, metrics)
     public = settings.server.public_url.rstrip("/")
     guard = Guard(
         policies=loaded.policies,
-        detectors=detectors,
+        detectors=eyes,
         store=store,
         metrics=metrics,
-        identifier=HeaderIdentifier(
+        identifier=identifier
+        or HeaderIdentifier(
             keyring.subject,
             header=settings.identity.header if settings.identity.end_user == "header" else None,
             signature_header=settings.identity.signature_header,
@@ -209,7 +232,7 @@ def compose(
             },
         ),
         labeller=AnswerLabeller(settings.provider.code, settings.labels.affix),
-        dialects={path: dialect for dialect in (OpenAIChat(),) for path in dialect.paths},
+        dialects={path: dialect for dialect in (OpenAIChat(), *dialects) for path in dialect.paths},
         new_id=lambda: str(uuid7()),
         appeal_url=lambda incident: (
             f"{public}/guardrail/appeals?incident={incident}&capability={keyring.capability(incident)}"
@@ -250,9 +273,15 @@ def open_store(settings: Settings, keyring: Keyring, metrics: Metrics) -> Store:
     )
 
 
-def load_detectors(settings: Settings, metrics: Metrics) -> tuple[Loaded, dict[str, Detector]]:
-    """The policies that are enforced, and the detectors that they need."""
+def load_detectors(
+    settings: Settings, metrics: Metrics, own: Sequence[Detector] = ()
+) -> tuple[Loaded, dict[str, Detector]]:
+    """The policies that are enforced, and the detectors that they need: `own` ones and those of the settings."""
     detectors: dict[str, Detector] = {}
+    for detector in own:
+        if detector.name in ("classifier", "pii", "keywords") or detector.name in detectors:
+            raise SettingsError(f'detector "{detector.name}" is there already; expected one with a name of its own')
+        detectors[detector.name] = detector
     disabled = []
     if settings.classifier.enabled:
         detectors["classifier"] = _classifier(settings, metrics)
