@@ -172,6 +172,7 @@ class Guard(Engine):
 
         portal = self.public_app()
         settings = self.settings
+        admin_token(settings)  # made at the start, so that it can be read before anything asks for it
         guarded = GuardrailMiddleware(
             upstream, self, unknown_surface=settings.unknown_surface, websockets=settings.websockets
         )
