@@ -15,7 +15,8 @@ GuardrailError
 |   |-- UpstreamUnavailable  502
 |   `-- UpstreamTimeout      504
 |-- StoreError               cannot know or keep a record; `on_store_error` answers
-`-- RecordError              a record that does not verify: altered, of another key, not the one it says it is
+|-- RecordError              a record that does not verify: altered, of another key, not the one it says it is
+`-- CaseError                an appeal that cannot be filed or decided as asked
 """
 
 from __future__ import annotations
@@ -114,3 +115,11 @@ class StoreError(GuardrailError):
 
 class RecordError(GuardrailError):
     """A record that does not verify; the message names it and never what it holds."""
+
+
+class CaseError(GuardrailError):
+    """An appeal that cannot be filed or decided as asked. `code` says why: unknown, too_many, decided or barred."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code

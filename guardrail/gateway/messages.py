@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-LANGUAGES = ("en", "zh")
+from guardrail.wire.negotiation import language
+
+__all__ = ["MESSAGES", "language", "message"]
 
 MESSAGES: dict[str, dict[str, str]] = {
     "content_filter": {
@@ -62,23 +64,6 @@ MESSAGES: dict[str, dict[str, str]] = {
         "zh": "服务内部出错，请求未予处理。",
     },
 }
-
-
-def language(accept: bytes) -> str:
-    """The better of our languages for an Accept-Language header (RFC 9110, 12.5.4); English if it says nothing."""
-    if not accept:
-        return "en"
-    best, best_weight = "en", 0.0
-    for item in accept.decode("latin-1").split(","):
-        tag, _, rest = item.strip().partition(";")
-        primary = tag.strip().lower().split("-", 1)[0]
-        try:
-            weight = float(rest.strip().removeprefix("q=")) if rest else 1.0
-        except ValueError:
-            weight = 0.0
-        if primary in LANGUAGES and weight > best_weight:
-            best, best_weight = primary, weight
-    return best
 
 
 def message(code: str, lang: str) -> str:
