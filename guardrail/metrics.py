@@ -143,7 +143,8 @@ class Metrics:
     def verdict(self, direction: Direction, verdict: Verdict) -> None:
         """A text was judged: counts the verdict for each policy that decided it, and each rule that matched once."""
         if not verdict.matches and not verdict.action:
-            self._verdicts(direction.value, "allow", NO_POLICY).inc()
+            # An enum's value and hash are calls in Python; this is the way of nearly every text.
+            self._verdicts("prompt" if direction is Direction.PROMPT else "completion", "allow", NO_POLICY).inc()
             return
         deciding = {rule.id.partition("/")[0] for rule, _ in verdict.deciding} if verdict.action else None
         for policy in deciding or (NO_POLICY,):

@@ -210,7 +210,8 @@ class Channel:
             if not rule.enforced:
                 continue
             if rule.action >= Action.ANSWER:
-                self._stop_at(finding.at, min(finding.start, self._frontier(finding.at) if hold is None else hold))
+                if self._stop is None or finding.at <= self._stop.at:
+                    self._stop_at(finding.at, min(finding.start, self._frontier(finding.at) if hold is None else hold))
             elif rule.action is Action.REDACT:
                 self._redact(finding.start, finding.end, rule)
 

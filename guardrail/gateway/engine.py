@@ -20,6 +20,7 @@ from guardrail.metrics import Metrics
 from guardrail.protocols import Detector, Dialect, Identifier, Labeller, Store
 
 _DAY = 86400.0
+_BookKey = tuple[str, str, str, frozenset[str], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class Engine:
     options: Options = field(default_factory=Options)
     clock: Callable[[], float] = time.time
     started: bool = False
-    _books: dict[tuple[str, Direction, str, str, frozenset[str], float], Rulebook] = field(default_factory=dict)
+    _prompt_books: dict[_BookKey, Rulebook] = field(default_factory=dict)
+    _completion_books: dict[_BookKey, Rulebook] = field(default_factory=dict)
     _last_seen: OrderedDict[Subject, float] = field(default_factory=OrderedDict)
 
     def dialect(self, path: str) -> Dialect | None:
@@ -81,13 +83,14 @@ class Engine:
     def rulebook(self, direction: Direction, surface: str, tenant: str, only: frozenset[str] = frozenset()) -> Rulebook:
         """The rules that hold now, from a cache that lives for one policy set and one day."""
         now = self.clock()
-        key = (self.policies.digest, direction, surface, tenant, only, now // _DAY)
-        book = self._books.get(key)
+        books = self._prompt_books if direction is Direction.PROMPT else self._completion_books
+        key = (self.policies.digest, surface, tenant, only, now // _DAY)
+        book = books.get(key)
         if book is None:
-            if len(self._books) > 1000:
-                self._books.clear()
+            if len(books) > 1000:
+                books.clear()
             today = datetime.fromtimestamp(now, UTC).date()
-            book = self._books[key] = self.policies.rulebook(direction, surface, tenant, today, only)
+            book = books[key] = self.policies.rulebook(direction, surface, tenant, today, only)
         return book
 
     def admit(self, subject: Subject) -> Admission:

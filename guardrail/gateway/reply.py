@@ -121,11 +121,7 @@ class Reply:
         started = perf_counter()
         event = dialect.read_reply(body)
         screening = self._screen(Priority.PROMPT)
-        channels = []
-        for piece in event.pieces:
-            channel = screening.channel()
-            channels.append(channel)
-            screening.feed(channel, piece.text, last=True)
+        channels = [await screening.feed_whole(piece.text) for piece in event.pieces]
         screening.dispatch()
         await screening.settled()
         texts: dict[Path, str] = {}

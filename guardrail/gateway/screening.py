@@ -18,6 +18,8 @@ from guardrail.protocols import Detector, Priority
 
 log = logging.getLogger("guardrail.screening")
 
+_SLICE = 8192  # code points: some ten milliseconds of scanning at the worst
+
 
 class Screening:
     """The channels of one direction, and the windows that detectors still owe an answer for."""
@@ -33,20 +35,23 @@ class Screening:
     ) -> None:
         self.channels: list[Channel] = []
         self.rulebook = rulebook
-        self._detectors = {name: detectors[name] for name in rulebook.labels if name in detectors}
+        self._detectors = detectors
+        self._scanning = [
+            (name, detectors[name].scanner, labels) for name, labels in rulebook.labels.items() if name in detectors
+        ]
         self._direction = direction
         self._priority = priority
         self._metrics = metrics
         self._on_answer = on_answer
         self._asked: dict[str, list[tuple[Channel, Window]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._spent: dict[str, float] = dict.fromkeys(self._detectors, 0.0)
+        self._spent: dict[str, float] = dict.fromkeys((name for name, _, _ in self._scanning), 0.0)
 
     def channel(self) -> Channel:
         """A new channel for one more text."""
         scanners: dict[str, Scanner] = {
-            name: _Timed(detector.scanner(self._direction, self.rulebook.labels[name]), name, self._spent)
-            for name, detector in self._detectors.items()
+            name: _Timed(scanner(self._direction, labels), name, self._spent)
+            for name, scanner, labels in self._scanning
         }
         channel = Channel(self.rulebook, scanners, segment=len(self.channels))
         self.channels.append(channel)
@@ -56,6 +61,17 @@ class Screening:
         """Give a channel its next piece; what must be examined elsewhere waits for `dispatch`."""
         for name, window in channel.feed(text, last=last):
             self._asked.setdefault(name, []).append((channel, window))
+
+    async def feed_whole(self, text: str) -> Channel:
+        """Give a new channel a whole text. A long one is fed in slices, so that what runs beside it is not stalled."""
+        channel = self.channel()
+        if len(text) <= _SLICE:
+            self.feed(channel, text, last=True)
+        else:
+            for start in range(0, len(text), _SLICE):
+                self.feed(channel, text[start : start + _SLICE], last=start + _SLICE >= len(text))
+                await asyncio.sleep(0)
+        return channel
 
     def dispatch(self) -> None:
         """Send off all windows that have become due, one call for each detector."""
@@ -159,7 +175,7 @@ async def screen(
     """Screen whole texts; one channel a segment, all settled."""
     screening = Screening(detectors, rulebook, content.direction, priority, metrics)
     for count, segment in enumerate(content.segments):
-        screening.feed(screening.channel(), segment.text, last=True)
+        await screening.feed_whole(segment.text)
         if count % 64 == 63:
             await asyncio.sleep(0)  # ten thousand messages must not stall the streams beside them
     screening.dispatch()

@@ -37,6 +37,7 @@ _NOT_FORWARDED = frozenset(
 )
 _NOT_RETURNED = _NOT_FORWARDED - {b"content-length"} | {b"date", b"server"}
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
+_SAFE = "/:@!$&'()*+,;=~%"  # what may stand in a path as it is (RFC 3986, 3.3), and what is encoded already
 _WATCH_AFTER = 0.05  # seconds before it pays to watch for a client that leaves: most answers are there by then
 
 
@@ -82,7 +83,7 @@ class Upstream:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout)
         self._private = _NOT_FORWARDED | {name.lower().encode() for name in private_headers}
         self._session: aiohttp.ClientSession | None = None
-        self._urls: dict[tuple[str, str, bytes], URL] = {}
+        self._urls: dict[tuple[str, bytes, bytes], URL] = {}
 
     async def start(self) -> None:
         """Open the pool."""
@@ -140,7 +141,7 @@ class Upstream:
         try:
             async with self._session.request(
                 scope["method"],
-                self._url(target, path, scope.get("query_string", b"")),
+                self._url(target, scope.get("raw_path") or quote(path).encode(), scope.get("query_string", b"")),
                 data=body or None,
                 headers=self._headers(scope["headers"], target),
                 allow_redirects=False,
@@ -172,13 +173,16 @@ class Upstream:
                 model = msgspec.json.decode(body, type=_Model).model
         return next((route for route in self._routes if route.takes(path, model)), self._default)
 
-    def _url(self, target: Target, path: str, query: bytes) -> URL:
+    def _url(self, target: Target, path: bytes, query: bytes) -> URL:
+        """`path` as the client encoded it: a slash within a model's name must not become one between names."""
         key = (target.root, path, query)
         url = self._urls.get(key)
         if url is None:
             if len(self._urls) > 256:
                 self._urls.clear()
-            raw = target.root + quote(path, safe="/:@!$&'()*+,;=~") + ("?" + query.decode("latin-1") if query else "")
+            raw = target.root + quote(path, safe=_SAFE)
+            if query:
+                raw += "?" + quote(query, safe=_SAFE + "?")
             url = self._urls[key] = URL(raw, encoded=True)
         return url
 
