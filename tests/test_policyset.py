@@ -119,6 +119,12 @@ def test_a_rule_may_use_several_files_and_those_of_a_neighbour(pack: Pack) -> No
     assert pack.load().phrases["two/phrases"].terms == ("abracadabra", "open sesame", "芝麻开门")
 
 
+def test_a_rule_says_whether_its_phrases_may_lie_inside_words(pack: Pack) -> None:
+    assert pack.load().phrases["one/phrases"].match == "auto"
+    pack.policy("one", RULE + 'match = "substring"\n')
+    assert pack.load().phrases["one/phrases"].match == "substring"
+
+
 def test_an_omitted_threshold_is_the_detectors_own_for_each_label(pack: Pack) -> None:
     pack.policy("one", classifier('labels = ["unsafe", "hate", "sexual"]\naction = "block"'))
     (policy,) = pack.load().policies.policies
