@@ -236,12 +236,16 @@ def _hidden(hint: Any) -> bool:
 
 def _range(meta: msgspec.Meta) -> str:
     low, high = (meta.ge if meta.ge is not None else meta.gt), (meta.le if meta.le is not None else meta.lt)
-    least = "from" if meta.ge is not None else "above"
-    if low is not None and high is not None:
-        return f" {least} {low} to {high}" if meta.ge is not None else f" above {low} and up to {high}"
-    if low is not None:
-        return f" {least} {low}" + (" on" if meta.ge is not None else "")
-    return "" if high is None else f" up to {high}"
+    if low is None:
+        return "" if high is None else f" up to {_number(high)}"
+    if meta.ge is None:
+        return f" above {_number(low)}" + ("" if high is None else f" and up to {_number(high)}")
+    return f" from {_number(low)}" + (" on" if high is None else f" to {_number(high)}")
+
+
+def _number(value: float) -> str:
+    # typing keeps one of two annotations that are equal, and 1 is equal to somebody else's 1.0: show both alike.
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def _either(words: list[str]) -> str:
