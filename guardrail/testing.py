@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -66,21 +67,22 @@ async def drive(
 ) -> Answer:
     """Send one request and collect the answer.
 
-    `pieces` are sent as the body in place of `body`. `leave_after` is asked after each message of the answer; once it
-    is true, the client has left.
+    `path` is written as in a request line: it may be percent-encoded and carry a query. `pieces` are sent as the body
+    in place of `body`. `leave_after` is asked after each message of the answer; once it is true, the client has left.
     """
     raw = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
     parts = list(pieces) if pieces is not None else [raw]
     sent = {"content-type": "application/json", **(headers or {})}
+    encoded, _, query = path.partition("?")
     scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
         "method": method,
         "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
+        "path": unquote(encoded),
+        "raw_path": encoded.encode(),
+        "query_string": query.encode(),
         "root_path": "",
         "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
         "client": (peer, 50000),

@@ -34,7 +34,7 @@ def check(
     settings = Settings.load(config, overrides={"profile": profile})
     guard = compose(settings, store=MemoryStore(), keyring=Keyring.throwaway())
     report, lacking = asyncio.run(_run(guard))
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     table = Table("policy", "rules", "cases", "failed", box=None, header_style="bold")
     for policy in guard.policies.policies:
         rules = len({rule.id for rule in policy.rules})
@@ -58,7 +58,7 @@ async def _run(guard: Guard) -> tuple[Report, dict[str, str]]:
     from guardrail.resources import policies_dir
 
     directories = [policies_dir(), *guard.settings.policies.directories]
-    cases = read_cases(directories, guard.policies.policies)
+    cases = read_cases(directories, guard.policies.policies, guard.policies.not_enforced)
     report = Report()
 
     async def screen(text: str, direction: Direction) -> Verdict:

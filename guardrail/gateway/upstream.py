@@ -180,9 +180,7 @@ class Upstream:
         if url is None:
             if len(self._urls) > 256:
                 self._urls.clear()
-            raw = target.root + quote(path, safe=_SAFE)
-            if query:
-                raw += "?" + quote(query, safe=_SAFE + "?")
+            raw = target.root + quote(path, safe=_SAFE) + ("?" + query.decode("latin-1") if query else "")
             url = self._urls[key] = URL(raw, encoded=True)
         return url
 
