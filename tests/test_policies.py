@@ -116,7 +116,7 @@ async def test_a_phrase_is_found_however_the_text_is_cut(keywords: KeywordDetect
 
 
 async def test_each_rule_on_personal_information_passes_its_cases() -> None:
-    from guardrail.detectors.pii import PiiDetector
+    from guardrail.detectors.pii.detector import PiiDetector
 
     detector = PiiDetector()
     set_ = load(DIRECTORIES, "neutral", defaults={"pii": detector.thresholds}, disabled_detectors=["classifier"])
