@@ -10,11 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope
 
 from guardrail.core.content import Direction, Path
 from guardrail.core.policy import Action
-from guardrail.core.surface import Ending, Notice
+from guardrail.core.surface import Ending
 from guardrail.core.verdict import Verdict
-from guardrail.errors import DetectorError, MalformedResponse, UpstreamError, WireError
+from guardrail.errors import DetectorError, GuardrailError, MalformedResponse, UpstreamError, WireError
 from guardrail.gateway.evidence import safe_answer
-from guardrail.gateway.messages import message
 from guardrail.gateway.screening import Screening
 from guardrail.gateway.streaming import Affix, Relay, StreamStopped
 from guardrail.protocols import Priority
@@ -40,37 +39,55 @@ class Reply:
         self._screening: Screening | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelled = False
+        self._failure: GuardrailError | None = None
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         """Run the app and answer with what it makes of the request."""
         self._task = asyncio.current_task()
         try:
             await app(scope, receive, self._take)
-        except StreamStopped:
-            pass
         except asyncio.CancelledError:
             if not self._cancelled or self._task is None:
                 self._let_go()
                 raise
             self._task.uncancel()
         except (UpstreamError, WireError) as error:
-            if not self._begun:
-                self._let_go()
-                raise
-            await self._break_off(error)
-            return
+            self._failure = self._failure or error
         except Exception:
-            # A cut that the app turned into an error of its own is not an error; anything else is the app's to report.
-            if self._relay is None or not self._relay.stopped:
+            # What the app made of our cut, or of our failure, is no error of its own; anything else is.
+            if not self._told_to_stop:
                 self._let_go()
                 raise
         finally:
             self._task = None
-        await self._end()
+        if self._failure is None:
+            await self._end()
+        elif self._begun:
+            await self._break_off(self._failure)
+        else:
+            self._let_go()
+            raise self._failure
 
     # -- what the app sends --------------------------------------------------------------------------------------
 
     async def _take(self, message: Message) -> None:
+        """The app's `send`. A failure of ours is kept for `run` to answer: within the app it would look like its own.
+
+        Raises `StreamStopped` when nothing more is wanted.
+        """
+        if self._told_to_stop:
+            raise StreamStopped("the answer was stopped")
+        try:
+            await self._take_in(message)
+        except GuardrailError as error:
+            self._failure = error
+            raise StreamStopped("the answer was stopped") from error
+
+    @property
+    def _told_to_stop(self) -> bool:
+        return self._failure is not None or (self._relay is not None and self._relay.stopped)
+
+    async def _take_in(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = message
             await self._choose(message)
@@ -219,7 +236,7 @@ class Reply:
             verdict = await self._judge(screening, screening.rest())
             if relay.stopped:
                 await relay.close(self._closing_words(verdict))
-        except (UpstreamError, WireError) as error:
+        except GuardrailError as error:
             await self._break_off(error)
             return
         finally:
@@ -230,12 +247,15 @@ class Reply:
         exchange.completion_length = relay.released
         self._done(verdict)
 
-    async def _break_off(self, error: UpstreamError | WireError) -> None:
-        """The upstream failed in mid-stream: nothing uncleared leaves, and the client is told."""
+    async def _break_off(self, error: GuardrailError) -> None:
+        """The upstream, or we, failed in mid-stream: nothing uncleared leaves, and the client is told."""
         exchange = self._exchange
-        exchange.outcome = error.code
+        status, code = 503, "screening_unavailable"
+        if isinstance(error, UpstreamError | WireError):
+            status, code = error.status, error.code
+        exchange.outcome = code
         self._let_go()
-        notice = Notice(error.status, error.code, message(error.code, exchange.language))
+        notice = exchange.notice(status, code)
         await exchange.send({"type": "http.response.body", "body": exchange.dialect.stream_error(notice)})
 
     def _let_go(self) -> None:

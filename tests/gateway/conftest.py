@@ -58,7 +58,7 @@ def make_engine() -> MakeEngine:
             metrics=Metrics(),
             identifier=HeaderIdentifier(lambda *parts: "/".join(parts), trusted_proxies=("10.0.0.0/8",)),
             labeller=AnswerLabeller("", str(position)),
-            dialects={path: dialect for path in dialect.paths},
+            dialects=dict.fromkeys(dialect.paths, dialect),
             new_id=lambda: f"ID{next(numbers):06}",
             appeal_url=lambda incident: f"https://guard.test/guardrail/appeals?incident={incident}&capability=c",
             digest=lambda text: f"digest of {len(text)}",

@@ -85,7 +85,7 @@ class Server:
                 await asyncio.sleep(0.03)
             return await send({"type": "http.response.body", "body": b""})
         await send({"type": "http.response.body", "body": b"data: 0\n\n", "more_body": True})
-        await self._leave(receive)
+        return await self._leave(receive)
 
     async def _leave(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -309,7 +309,7 @@ async def test_what_is_no_http_means_unavailable() -> None:
         writer.close()
 
     listening = await asyncio.start_server(talk, "127.0.0.1", 0)
-    app = Upstream(Target("http://127.0.0.1:{}".format(listening.sockets[0].getsockname()[1])))
+    app = Upstream(Target(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"))
     with pytest.raises(UpstreamUnavailable) as caught:
         await drive(app, CHAT, chat("hi"))
     assert "SSH" not in str(caught.value), "what an upstream wrote is not repeated"

@@ -59,20 +59,22 @@ async def test_a_websocket_that_may_pass_is_carried_both_ways_and_counted(make_e
     engine = make_engine()
     async with served(Starlette(routes=[WebSocketRoute("/v1/realtime", echo)])) as upstream_port:
         upstream = Upstream(Target(f"http://127.0.0.1:{upstream_port}"))
-        async with served(GuardrailMiddleware(upstream, engine, websockets="pass")) as port:
-            async with websockets.connect(
+        async with (
+            served(GuardrailMiddleware(upstream, engine, websockets="pass")) as port,
+            websockets.connect(
                 f"ws://127.0.0.1:{port}/v1/realtime",
                 additional_headers={"authorization": "Bearer k"},
                 subprotocols=[websockets.Subprotocol("realtime")],
-            ) as client:
-                assert client.subprotocol == "realtime"
-                assert await client.recv() == "Bearer k"
-                await client.send("abc")
-                assert await client.recv() == "cba"
-                await client.send("bye")
-                with pytest.raises(websockets.ConnectionClosedError):
-                    await client.recv()
-                assert client.close_code == 4001
+            ) as client,
+        ):
+            assert client.subprotocol == "realtime"
+            assert await client.recv() == "Bearer k"
+            await client.send("abc")
+            assert await client.recv() == "cba"
+            await client.send("bye")
+            with pytest.raises(websockets.ConnectionClosedError):
+                await client.recv()
+            assert client.close_code == 4001
     assert 'guardrail_bypassed_total{reason="websocket"} 1.0' in render(engine.metrics.registry)[0].decode()
 
 
