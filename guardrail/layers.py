@@ -61,7 +61,8 @@ def keys(struct: type[msgspec.Struct], at: tuple[str, ...] = ()) -> Iterator[Key
         if section is not None and not many:
             yield from keys(section, path)
             continue
-        default = field.default if field.default is not msgspec.NODEFAULT else ...
+        made = field.default_factory
+        default = ... if field.required else field.default if made is msgspec.NODEFAULT else made()
         yield Key(path, expected(hint), _meta(hint).description or "", default)
         if section is not None:
             yield from keys(section, (*at, f"{field.name}[]"))
@@ -143,6 +144,8 @@ class _Check:
             items = [self.value(item, get_args(base)[0], f"{path}[{index}]") for index, item in enumerate(value)]
             return self.leaf(items, hint, path) if section is None else items
         if get_origin(base) is not None and get_origin(base) is not Literal:
+            if self.layer.textual and isinstance(value, str):
+                value = _decoded(value)
             if not isinstance(value, Mapping):
                 raise self.wrong(path, value, expected(hint), hint)
             return {str(key): self.value(item, get_args(base)[1], f"{path}.{key}") for key, item in value.items()}

@@ -235,6 +235,11 @@ class ClassifierSettings(Section, frozen=True):
     model: Annotated[str, says("The id of a model that comes with the package, or a folder."), Meta(min_length=1)] = (
         "guard-zh-en"
     )
+    labels: Annotated[
+        Mapping[str, str],
+        says("For a Hugging Face folder without model.toml: the category of each of its labels; empty: not used."),
+    ] = msgspec.field(default_factory=dict)
+    threshold: Annotated[Score, says("For such a folder: the least score of a label that counts.")] = 0.5
     device: Annotated[
         str,
         says("Where it runs; auto takes a GPU if there is one."),

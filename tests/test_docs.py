@@ -103,6 +103,8 @@ def _default(key: Key) -> str:
         return "unset"
     if isinstance(key.default, tuple):
         return f"`[{', '.join(json.dumps(item) for item in key.default)}]`"
+    if key.default == {}:
+        return "`{}`"
     if isinstance(key.default, bool | int):
         return f"`{json.dumps(key.default)}`"
     if isinstance(key.default, float):

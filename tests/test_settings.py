@@ -131,6 +131,7 @@ def test_numbers_truths_lists_and_tables_can_be_written_in_the_environment() -> 
         "GUARDRAIL_SANCTIONS__SUSPEND_SECONDS": "60,120",
         "GUARDRAIL_SANCTIONS__DAY_OFFSET": "28800",
         "GUARDRAIL_CLASSIFIER__DEADLINE": "2.5",
+        "GUARDRAIL_CLASSIFIER__LABELS": '{"toxic": "insult", "neutral": ""}',
         "GUARDRAIL_TENANTS": f'[{{"id": "acme", "key_hashes": ["{HASH}"], "thresholds": {{"pii/email": 0.7}}}}]',
     }
     settings = load(env=env)
@@ -140,6 +141,7 @@ def test_numbers_truths_lists_and_tables_can_be_written_in_the_environment() -> 
     assert settings.sanctions.suspend_seconds == (60.0, 120.0)
     assert settings.sanctions.day_offset == 28800
     assert settings.classifier.deadline == 2.5
+    assert settings.classifier.labels == {"toxic": "insult", "neutral": ""}
     assert settings.tenants[0].thresholds == {"pii/email": 0.7}
 
 
@@ -250,6 +252,9 @@ def test_an_unknown_key_is_an_error_that_names_the_closest_known_one(write: Writ
 def test_a_wrong_variable_is_named_as_it_is_spelled() -> None:
     assert refusal(env={"GUARDRAIL_SERVER__WORKERS": "many"}) == (
         'environment: GUARDRAIL_SERVER__WORKERS: got "many"; expected a whole number from 1 to 256'
+    )
+    assert refusal(env={"GUARDRAIL_CLASSIFIER__LABELS": "toxic"}) == (
+        'environment: GUARDRAIL_CLASSIFIER__LABELS: got "toxic"; expected a table of names, each with a string'
     )
     assert refusal(env={"GUARDRAIL_LISTEN": "x"}).startswith('environment: GUARDRAIL_LISTEN: got "x"; expected host')
     assert refusal(env={"GUARDRAIL_SERVER__TRUSTED_PROXIES": "10.0.0.1,x"}).startswith(
