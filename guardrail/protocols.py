@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
 from guardrail.core.admission import Subject
+from guardrail.core.appeals import Appeal, Ruling
 from guardrail.core.content import Direction, Path
 from guardrail.core.findings import Finding
 from guardrail.core.frontier import Scan, Scanner, Window
@@ -174,6 +175,24 @@ class Store(Protocol):
 
     def record(self, decision: Decision) -> None:
         """Keep one request's metadata (no text). Returns at once; written later, in groups."""
+
+    async def incident(self, ident: str) -> Incident | None:
+        """One incident without its excerpt; none if it is not kept. Raises `StoreError`."""
+
+    async def file_appeal(self, appeal: Appeal) -> Appeal:
+        """Make an appeal durable, its statement sealed; returns the one that stands (`core.appeals.file`).
+
+        Raises `CaseError` (unknown, too_many), `StoreError`.
+        """
+
+    async def appeals(self, *, ident: str | None = None, incident: str | None = None) -> Sequence[Appeal]:
+        """Appeals in the order in which they were filed, without their statements. Raises `StoreError`."""
+
+    async def decide_appeal(self, ident: str, ruling: Ruling, *, at: float, by: str, reason: str) -> Appeal:
+        """Decide an appeal and, if it is granted, add to the ledger what undoes the strike, in one transaction.
+
+        Deciding again in the same way changes nothing. Raises `CaseError` (unknown, decided, barred), `StoreError`.
+        """
 
     def in_force(self, at: float) -> Mapping[Step, int]:
         """How many subjects each step is in force against."""

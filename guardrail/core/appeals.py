@@ -34,7 +34,7 @@ TRANSITIONS: dict[tuple[State, Ruling], State] = {
     (State.FILED, Ruling.GRANT): State.GRANTED,
     (State.FILED, Ruling.DENY): State.DENIED,
 }
-"""What is not in the table cannot be done: a decision is not taken back, but a denied appeal may be followed by another."""
+"""What is not in the table cannot be done: a decision is not taken back. A denied appeal may be followed by another."""
 
 MOST_STATEMENT = 4_000
 """Code points of a statement, at most."""
@@ -94,9 +94,7 @@ def decide(
             f"appeal {appeal.id}: it was {appeal.state.value} already; expected one that is open", code="decided"
         )
     if _name(by) in {_name(other) for other in barred}:
-        raise CaseError(
-            f"appeal {appeal.id}: {by} decided this matter before; expected a second person", code="barred"
-        )
+        raise CaseError(f"appeal {appeal.id}: {by} decided this matter before; expected a second person", code="barred")
     return replace(appeal, state=after, decided_at=at, decided_by=by, reason=reason)
 
 

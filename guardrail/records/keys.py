@@ -89,15 +89,16 @@ class Keyring:
         """A keyed hash (32 hexadecimal digits) by which texts can be compared without being kept."""
         return hmac.digest(self._digest, text.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()
 
-    def capability(self, incident: str) -> str:
-        """The unguessable part of an incident's appeal link (43 characters, safe in a URL)."""
-        made = hmac.digest(self._capability, _joined("appeal", incident), "sha256")
+    def capability(self, ident: str, purpose: str = "appeal") -> str:
+        """The unguessable part of a link (43 characters, safe in a URL): an incident's to appeal, or for another
+        `purpose`, whose secrets do not open the others."""
+        made = hmac.digest(self._capability, _joined(purpose, ident), "sha256")
         return urlsafe_b64encode(made).rstrip(b"=").decode("ascii")
 
-    def check(self, incident: str, capability: str) -> bool:
-        """Whether `capability` is that of `incident`; takes as long for a wrong one as for the right one."""
+    def check(self, ident: str, capability: str, purpose: str = "appeal") -> bool:
+        """Whether `capability` is that of `ident`; takes as long for a wrong one as for the right one."""
         given = capability.encode("utf-8", "surrogatepass")
-        return hmac.compare_digest(given, self.capability(incident).encode("ascii"))
+        return hmac.compare_digest(given, self.capability(ident, purpose).encode("ascii"))
 
 
 def key_id(key: bytes) -> str:

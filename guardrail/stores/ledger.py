@@ -102,6 +102,10 @@ class Writing:
         """Whether an entry with this key is in the ledger."""
         return bool(self._present(ledger.c.key, [key]))
 
+    def history(self, subject: Subject) -> Sequence[Entry]:
+        """A subject's entries, those of this transaction among them."""
+        return self._history(key_of(subject))
+
     def standing(self, subject: Subject, at: float) -> Standing:
         return standing(self._history(key_of(subject)), self._ladder, at)
 

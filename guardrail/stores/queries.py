@@ -32,7 +32,8 @@ def find_incidents(
 
     `subject` may be the beginning of a key; `rule` a full id or the beginning of one up to a slash.
     """
-    query = select(*_SHOWN).order_by(incidents.c.seq.desc())
+    # By time: an incident that nobody waits for is written after refusals that came later.
+    query = select(*_SHOWN).order_by(incidents.c.at.desc(), incidents.c.seq.desc())
     if subject is not None:
         query = query.where(incidents.c.subject.startswith(subject, autoescape=True))
     if since is not None:
@@ -67,7 +68,7 @@ def standings(connection: Connection, ladder: Ladder, at: float) -> list[Stands]
     found = []
     for key in live_keys(connection, ladder, at):
         where = standing(read_history(connection, key), ladder, at)
-        subject = _subject(connection, key[0], key[1])
+        subject = ledger_subject(connection, key[0], key[1])
         if where != GOOD and subject is not None:
             found.append(Stands(subject, where))
     found.sort(key=lambda stands: (-stands.standing.step, stands.subject))
@@ -80,7 +81,7 @@ def find_subjects(connection: Connection, key: str, tenant: str | None = None, m
     query = query.where(ledger.c.subject.startswith(key, autoescape=True))
     if tenant is not None:
         query = query.where(ledger.c.tenant == tenant)
-    found = (_subject(connection, *pair) for pair in connection.execute(query).all())
+    found = (ledger_subject(connection, *pair) for pair in connection.execute(query).all())
     return [subject for subject in found if subject is not None]
 
 
@@ -93,7 +94,8 @@ def enter(connection: Connection, subject: Subject, entry: Entry, ladder: Ladder
     return before, writing.standing(subject, entry.at)
 
 
-def _subject(connection: Connection, tenant: str, key: str) -> Subject | None:
+def ledger_subject(connection: Connection, tenant: str, key: str) -> Subject | None:
+    """The subject with this key, as its last ledger entry knows it; none without an entry."""
     query = select(ledger.c.identity, ledger.c.shared).where(ledger.c.tenant == tenant, ledger.c.subject == key)
     row: Any = connection.execute(query.order_by(ledger.c.id.desc()).limit(1)).first()
     return None if row is None else Subject(tenant, key, row.identity, bool(row.shared))

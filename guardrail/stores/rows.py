@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from guardrail.core.admission import Subject
-from guardrail.core.incidents import Decision, Incident
+from guardrail.core.content import Direction
+from guardrail.core.incidents import Decision, Hit, Incident
+from guardrail.core.policy import Action
 from guardrail.core.sanctions import Allowed, Entry, Imposed, Lifted, Step, Strike, Voided
 
 Row = dict[str, Any]
@@ -74,6 +76,25 @@ def refusal(incident: Incident, sealer: Sealer) -> Refusal:
         "seal_key": sealer.key,
     }
     return Refusal(subject, row, strike_key(incident, sealer.digest) if incident.strike is not None else None)
+
+
+def incident_of(row: Any) -> Incident:
+    """The incident that a row (a mapping) holds, without its excerpt and the client's idempotency key."""
+    return Incident(
+        id=row["id"],
+        at=row["at"],
+        subject=Subject(row["tenant"], row["subject"], row["identity"]),
+        request_id=row["request_id"],
+        surface=row["surface"],
+        direction=Direction(row["direction"]),
+        action=Action[row["action"].upper()],
+        hits=tuple(Hit(**hit) for hit in row["hits"]),
+        failures=tuple(row["failures"]),
+        policies=row["policies"],
+        length=row["length"],
+        excerpt="",
+        strike=row["strike"],
+    )
 
 
 def strike_key(incident: Incident, digest: Callable[[str], str]) -> str:

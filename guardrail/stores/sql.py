@@ -12,20 +12,27 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from guardrail.core.admission import Subject
+from guardrail.core.appeals import Appeal, Ruling
 from guardrail.core.incidents import Decision, Incident
 from guardrail.core.sanctions import Entry, Ladder, Standing, Step
 from guardrail.errors import StoreError
-from guardrail.stores.engine import database_file
+from guardrail.stores.appeals import decide_appeal, file_appeal, read_appeals, read_evidence
+from guardrail.stores.engine import database_file, open_engine
 from guardrail.stores.journal import Journal
+from guardrail.stores.ledger import Writing
 from guardrail.stores.mirror import Mirror
+from guardrail.stores.outage import reason as why
 from guardrail.stores.outage import unwritable
 from guardrail.stores.rows import Sealer
-from guardrail.stores.tasks import Allow, Enter, Flush, Record, Refuse, Reply, Task, deliver
+from guardrail.stores.tasks import Allow, Enter, Flush, Record, Refuse, Reply, Task, Work, deliver
 from guardrail.stores.writer import Writer
 
 LARGEST_GROUP = 1000
@@ -33,6 +40,7 @@ LARGEST_GROUP = 1000
 
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def _ignore(_count: int) -> None:
@@ -59,6 +67,7 @@ class SqlStore:
             url, sealer, ladder or Ladder(), self._mirror, Journal(journal or database_file(url).parent, sealer),
             patience=patience, clock=clock, dropped=dropped,
         )  # fmt: skip
+        self._url, self._sealer, self._patience = url, sealer, patience
         self._clock, self._dropped = clock, dropped
         self._poll, self._flush_after, self._flush_rows, self._most = poll, flush_after, flush_rows, most_queued
         self._tasks: deque[Task] = deque()
@@ -96,6 +105,25 @@ class SqlStore:
 
     def record(self, decision: Decision) -> None:
         self._queue(decision)
+
+    async def incident(self, ident: str) -> Incident | None:
+        return await self._read(lambda connection: read_evidence(connection, ident))
+
+    async def file_appeal(self, appeal: Appeal) -> Appeal:
+        filed: Appeal = await self._ask(
+            Work(lambda connection, _: file_appeal(connection, appeal, self._sealer), Reply.here())
+        )
+        return filed
+
+    async def appeals(self, *, ident: str | None = None, incident: str | None = None) -> Sequence[Appeal]:
+        return await self._read(lambda connection: read_appeals(connection, ident=ident, incident=incident))
+
+    async def decide_appeal(self, ident: str, ruling: Ruling, *, at: float, by: str, reason: str) -> Appeal:
+        def work(connection: Connection, writing: Writing) -> Appeal:
+            return decide_appeal(connection, writing, ident, ruling, at=at, by=by, reason=reason)
+
+        decided: Appeal = await self._ask(Work(work, Reply.here()))
+        return decided
 
     async def start(self) -> None:
         """Open the database, migrate it and load the mirror. Raises `StoreError`."""
@@ -147,7 +175,23 @@ class SqlStore:
         if queued + 1 == self._flush_rows:
             self._wake.set()
 
-    async def _ask(self, task: Refuse | Enter | Flush) -> Any:
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        """Read apart from the writer's thread, whose transactions are for what cannot wait."""
+        if self._thread is None or self._writer.degraded:
+            raise StoreError("the database is away" if self._thread else "the store is not started")
+        return await asyncio.to_thread(self._reading, work)
+
+    def _reading(self, work: Callable[[Connection], T]) -> T:
+        engine = open_engine(self._url, patience=self._patience, read_only=True)
+        try:
+            with engine.begin() as connection:
+                return work(connection)
+        except (SQLAlchemyError, OSError) as error:
+            raise StoreError(f"the database cannot be read ({why(error)})") from error
+        finally:
+            engine.dispose()
+
+    async def _ask(self, task: Refuse | Enter | Work | Flush) -> Any:
         if self._thread is None:
             raise StoreError("the store is not started")
         if len(self._tasks) >= self._most:

@@ -1,7 +1,7 @@
 """The tables: what is kept, in column types that SQLite and PostgreSQL share. Times are POSIX seconds, UTC.
 
-No column holds what a person wrote, but `incidents.sealed`, which is ciphertext. A change here needs a revision in
-`migrations/versions`; a test compares the two.
+No column holds what a user wrote, but `incidents.sealed` and `appeals.sealed`, which are ciphertext. A change here
+needs a revision in `migrations/versions`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData()
@@ -110,5 +111,33 @@ accesses = Table(
     Column("what", String(32), nullable=False),
     Column("incident", String(64), nullable=False),
     Column("reason", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+appeals = Table(
+    "appeals",
+    metadata,
+    Column("seq", _Serial, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("at", Double, nullable=False),
+    Column("incident", String(64), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("subject", String(64), nullable=False),
+    Column("identity", String(16), nullable=False),
+    Column("state", String(16), nullable=False),  # filed, granted, denied
+    Column("sealed", LargeBinary, nullable=False),  # the statement; the appeal's id is the associated data
+    Column("seal_key", String(32), nullable=False),
+    Column("decided_at", Double),
+    Column("decided_by", String(128)),
+    Column("reason", Text),
+    Index("appeals_incident", "incident"),
+    # Two replicas that are asked at once still make one open appeal.
+    Index(
+        "appeals_open",
+        "incident",
+        unique=True,
+        sqlite_where=text("state = 'filed'"),
+        postgresql_where=text("state = 'filed'"),
+    ),
     sqlite_autoincrement=True,
 )

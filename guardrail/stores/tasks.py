@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from sqlalchemy import Connection
 
 from guardrail.core.admission import Subject
 from guardrail.core.incidents import Decision, Incident
 from guardrail.core.sanctions import Entry
+from guardrail.stores.ledger import Writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,18 @@ class Flush:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """Do what is asked for now and then (an appeal) in the turn's transaction, on its connection and its `Writing`.
+
+    A `CaseError` is an answer like any other, raised before anything is written; all else undoes the turn, which is
+    then tried again: twice must be as good as once.
+    """
+
+    work: Callable[[Connection, Writing], Any]
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
 class Allow:
     subject: Subject
     at: float
@@ -57,7 +72,7 @@ class Allow:
 Record = Decision | Incident
 """What is written later, in groups: a request's metadata, or an incident that nobody was refused for."""
 
-Task = Refuse | Enter | Flush | Allow
+Task = Refuse | Enter | Work | Flush | Allow
 Answer = tuple[Task, Any]
 """A task and its result, or the exception that it is answered with."""
 

@@ -12,13 +12,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection, Engine, insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from guardrail.core.incidents import Decision, Incident
 from guardrail.core.sanctions import Allowed, Entry, Ladder, Standing, Strike, next_sanction
-from guardrail.errors import StoreError
+from guardrail.errors import CaseError, StoreError
 from guardrail.stores import migrations
 from guardrail.stores.engine import data_version, database_file, open_engine, reading
 from guardrail.stores.journal import Journal
@@ -27,7 +28,7 @@ from guardrail.stores.mirror import Mirror, key_of
 from guardrail.stores.outage import Item, away, reason, replay, to_item, unwritable
 from guardrail.stores.rows import Key, Refusal, Sealer, decision_row, refusal
 from guardrail.stores.tables import decisions as decisions_table
-from guardrail.stores.tasks import Allow, Answer, Enter, Flush, Record, Refuse, Task, deliver
+from guardrail.stores.tasks import Allow, Answer, Enter, Flush, Record, Refuse, Task, Work, deliver
 
 RETRY = 1.0
 """Seconds between two attempts to reach a database that was away."""
@@ -174,7 +175,8 @@ class Writer:
             self._learn(fresh)
         return answers or [(task, None) for task in tasks]
 
-    def _apply(self, writing: Writing, task: Task, refusals: dict[int, Refusal]) -> Standing | None:
+    def _apply(self, writing: Writing, task: Task, refusals: dict[int, Refusal]) -> Any:
+        assert self._connection is not None
         match task:
             case Refuse():
                 return writing.refuse(refusals[id(task)])
@@ -183,6 +185,11 @@ class Writer:
                 return writing.standing(task.subject, task.entry.at)
             case Allow():
                 writing.allow(task.subject, Allowed(task.at))
+            case Work():
+                try:
+                    return task.work(self._connection, writing)
+                except CaseError as error:
+                    return error
         return None
 
     def _one_by_one(
@@ -239,6 +246,9 @@ class Writer:
         items: list[Item] = []
         kept: list[Task] = []
         for task in self._worth_writing(tasks):
+            if isinstance(task, Work):
+                answers.append((task, StoreError("the database is away: only refusals and the ledger go on without")))
+                continue
             try:
                 if isinstance(task, Refuse):
                     refusals[id(task)] = refusal(task.incident, self._sealer)
