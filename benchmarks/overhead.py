@@ -50,6 +50,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--without", default="", help="targets to leave out, by name")
     parser.add_argument("--suites", default=",".join(suite.name for suite in SUITES), help="which loads (default all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, for a document")
     parser.add_argument("--gate", action="store_true", help="exit with 1 when a goal is missed")
     options = parser.parse_args()
     options.peers = [name for name in options.peers.split(",") if name and name != "none"]
@@ -83,6 +84,8 @@ def _run(options: argparse.Namespace, console: Console, work: Path, stack: ExitS
         results.memory = _memory(servers["guardrail"], results)
     loads.append(machine.load_average())
     missed = report.show(console, results, chosen, options.rounds, (loads[0], loads[-1]))
+    if options.markdown:
+        options.markdown.write_text(report.markdown(results, chosen, options.rounds, (loads[0], loads[-1])) + "\n")
     if options.json:
         _write(options.json, results, options.rounds)
     return 1 if missed and options.gate else 0
