@@ -61,6 +61,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     max_tokens: Annotated[int, msgspec.Meta(ge=8, le=512)] = 128
     max_rows: Positive = 20_000
     epochs: Positive = 3
+    schedule_epochs: Positive | None = None
+    """Epochs over which the learning rate falls to zero (default `epochs`); a run may end before it has."""
     batch_size: Positive = 32
     learning_rate: float = 2e-4
     head_learning_rate: float = 1e-3

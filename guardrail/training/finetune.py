@@ -169,7 +169,8 @@ def finetune(
     )
     per_epoch = math.ceil(len(rows) / config.batch_size)
     steps = per_epoch * config.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config.warmup))
+    span = per_epoch * (config.schedule_epochs or config.epochs)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, span, config.warmup))
 
     state = _Checkpoint(checkpoint, _fingerprint(config, rows), model, optimizer, schedule)
     state.restore()
