@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +15,7 @@ from uuid_utils import uuid7
 
 from guardrail.core.admission import Subject
 from guardrail.core.content import Content, Direction, Segment
+from guardrail.core.lexicon import PhraseError
 from guardrail.core.policy import Action
 from guardrail.core.verdict import Verdict
 from guardrail.errors import PolicyError, SettingsError
@@ -144,7 +145,7 @@ class Guard(Engine):
             "ready": self.started and not self.draining,
             "draining": self.draining,
             "profile": self.settings.profile,
-            "policy": self.policies.digest,
+            "policy": self.policies.short_digest,
             "policies": [policy.id for policy in self.policies.policies],
             "detectors": sorted(self.detectors),
             "not_enforced": list(self.policies.not_enforced),
@@ -174,7 +175,11 @@ class Guard(Engine):
         settings = self.settings
         admin_token(settings)  # made at the start, so that it can be read before anything asks for it
         guarded = GuardrailMiddleware(
-            upstream, self, unknown_surface=settings.unknown_surface, websockets=settings.websockets
+            upstream,
+            self,
+            unknown_surface=settings.unknown_surface,
+            websockets=settings.websockets,
+            keys_everywhere=True,
         )
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -283,9 +288,11 @@ def load_detectors(
         if detector.name in ("classifier", "pii", "keywords") or detector.name in detectors:
             raise SettingsError(f'detector "{detector.name}" is there already; expected one with a name of its own')
         detectors[detector.name] = detector
+    flags: dict[str, Mapping[str, float]] = {}
     disabled = []
     if settings.classifier.enabled:
-        detectors["classifier"] = _classifier(settings, metrics)
+        detectors["classifier"] = classifier = _classifier(settings, metrics)
+        flags["classifier"] = classifier.flag_thresholds
     else:
         disabled.append("classifier")
     if settings.pii.enabled:
@@ -301,6 +308,7 @@ def load_detectors(
         settings.profile,
         defaults={name: detector.thresholds for name, detector in detectors.items()},
         strike_defaults={name: detector.strike_thresholds for name, detector in detectors.items()},
+        flag_defaults=flags,
         disabled_detectors=disabled,
         tenants={tenant.id: tenant.terms() for tenant in settings.tenants},
         observe_all=settings.observe,
@@ -308,7 +316,10 @@ def load_detectors(
     if settings.keywords.enabled:
         from guardrail.detectors.keywords.detector import KeywordDetector
 
-        detectors["keywords"] = KeywordDetector(loaded.phrases)
+        try:
+            detectors["keywords"] = KeywordDetector(loaded.phrases)
+        except PhraseError as error:
+            raise loaded.locate(error) from None
     return loaded, detectors
 
 

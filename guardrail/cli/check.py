@@ -46,7 +46,7 @@ def check(
         console.print(f"LACKING {rule}: {what}")
     if guard.policies.not_enforced:
         console.print(f"{len(guard.policies.not_enforced)} rules are not enforced: their detector is switched off")
-    console.print(f"profile {settings.profile}, policy {guard.policies.digest}")
+    console.print(f"profile {settings.profile}, policy {guard.policies.short_digest}")
     if report.failed or lacking:
         raise typer.Exit(1)
 

@@ -174,7 +174,7 @@ class PolicySet:
                     if (not rule.directions or direction in rule.directions) and not _excepted(rule, terms, on)
                 )
                 chosen.append(replace(policy, rules=rules))
-        return Rulebook(chosen, self.digest)
+        return Rulebook(chosen, self.short_digest)
 
 
 def _excepted(rule: Rule, terms: TenantTerms, on: date) -> bool:

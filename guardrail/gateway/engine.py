@@ -63,6 +63,7 @@ class Engine:
     _prompt_books: dict[_BookKey, Rulebook] = field(default_factory=dict)
     _completion_books: dict[_BookKey, Rulebook] = field(default_factory=dict)
     _last_seen: OrderedDict[Subject, float] = field(default_factory=OrderedDict)
+    _starting: asyncio.Lock | None = None
 
     def dialect(self, path: str) -> Dialect | None:
         """The dialect spoken at a path."""
@@ -94,14 +95,19 @@ class Engine:
         return book
 
     def admit(self, subject: Subject) -> Admission:
-        """Whether a subject may ask now; raises `StoreError` when that cannot be known and the operator says block."""
+        """Whether a subject may ask now; raises `StoreError` while the store is away and the operator says block."""
+        choice = self.options.on_store_error
+        if choice != "cached" and self.store.degraded:
+            if choice == "block":
+                raise StoreError("the store is away, and nobody is served without it")
+            return ADMITTED
         if not self.options.sanctions:
             return ADMITTED
         now = self.clock()
         try:
             standing = self.store.standing(subject, now)
         except StoreError:
-            if self.options.on_store_error == "block":
+            if choice == "block":
                 raise
             standing = Standing()
         admission = admit(standing, self.ladder, self._last_seen.get(subject), now)
@@ -124,12 +130,14 @@ class Engine:
             self._last_seen.popitem(last=False)
 
     async def start(self) -> None:
-        """Start what has to be started, once; raises what keeps it from starting."""
-        if self.started:
-            return
-        await self.store.start()
-        await asyncio.gather(*(detector.start() for detector in self.detectors.values()))
-        self.started = True
+        """Start what has to be started, once, however many ask at once; raises what keeps it from starting."""
+        if self._starting is None:
+            self._starting = asyncio.Lock()
+        async with self._starting:
+            if not self.started:
+                await self.store.start()
+                await asyncio.gather(*(detector.start() for detector in self.detectors.values()))
+                self.started = True
 
     async def close(self) -> None:
         """Let everything finish what it holds; does nothing if it is not started."""

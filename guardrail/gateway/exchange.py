@@ -54,6 +54,7 @@ class Exchange:
         self.completion_length = 0
         self.streamed = False
         self.labelled = False
+        self.screenings: list[tuple[str, Screening]] = []  # by phase: what detectors cost is counted at the end
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -102,7 +103,6 @@ class Exchange:
         screening = await self._screen(prompt.content)
         verdict = screening.verdict
         self.action = verdict.action
-        engine.metrics.verdict(Direction.PROMPT, verdict)
         if verdict.stops:
             await self._refuse(verdict)
             return
@@ -111,7 +111,6 @@ class Exchange:
         if verdict.action is Action.REDACT:
             body = dialect.write_prompt(body, screening.changed(prompt.content))
         self.overhead = perf_counter() - started
-        engine.metrics.overhead("prompt", self.overhead)
         # No extensions: a file that the server sends by itself, or trailers, would pass us by.
         scope = {**self._scope, "headers": self._forwarded(len(body)), "extensions": {}}
         await Reply(self).run(app, scope, self._replay(body))
@@ -134,7 +133,7 @@ class Exchange:
     async def _screen(self, content: Content) -> Screening:
         book = self.engine.rulebook(Direction.PROMPT, self.dialect.surface, self.subject.tenant)
         screening = await screen(content, self.engine.detectors, book, self.engine.metrics)
-        screening.observe_time("prompt")
+        self.screenings.append(("prompt", screening))
         return screening
 
     async def _refuse(self, verdict: Verdict) -> None:
@@ -244,7 +243,7 @@ class Exchange:
         found = [
             (b"x-request-id", self.request_id.encode()),
             (b"guardrail-action", self.action.word.encode()),
-            (b"guardrail-policy", self.engine.policies.digest.encode()),
+            (b"guardrail-policy", self.engine.policies.short_digest.encode()),
         ]
         if self.incident is not None:
             found.append((b"guardrail-incident", self.incident.encode()))
@@ -294,6 +293,11 @@ class Exchange:
     def _settle(self) -> None:
         engine = self.engine
         engine.metrics.request(self.dialect.surface, self.outcome)
+        for phase, screening in self.screenings:
+            engine.metrics.verdict(screening.direction, screening.verdict)
+            screening.observe_time(phase)
+        if self.screenings:
+            engine.metrics.overhead("request", self.overhead)
         if self.prompt is None:
             return  # turned away before anything was read: counted, not recorded
         if self.outcome in ("allowed", "cut") and engine.options.sanctions:
@@ -309,7 +313,7 @@ class Exchange:
                     outcome=self.outcome,
                     action=self.action,
                     incident=self.incident,
-                    policies=engine.policies.digest,
+                    policies=engine.policies.short_digest,
                     produce_id=self.id if self.labelled else None,
                     prompt_length=_length(self.prompt),
                     completion_length=self.completion_length,

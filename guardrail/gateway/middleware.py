@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Literal
 
 from starlette._utils import get_route_path
@@ -13,6 +12,7 @@ from guardrail.errors import UpstreamError
 from guardrail.gateway.body import ClientGone
 from guardrail.gateway.engine import Engine
 from guardrail.gateway.exchange import Exchange
+from guardrail.gateway.identity import Unauthorized
 from guardrail.gateway.messages import language, message
 from guardrail.wire.errors import openai_error
 
@@ -24,7 +24,9 @@ class GuardrailMiddleware:
 
     `guard` is started with the app's lifespan, or at the first request where the server runs none for this app (under
     a `Mount`). Paths that no dialect reads pass to `app`, counted as `unknown_surface`, unless `unknown_surface` is
-    "refuse", which answers them with 404: an app's own pages are its business, a proxy's are not.
+    "refuse", which answers them with 404: an app's own pages are its business, a proxy's are not. Where tenants are
+    configured, `keys_everywhere` asks for a key of theirs on paths that pass unread, too (not for OPTIONS, which
+    browsers send without one): a proxy that holds the operator's key would spend it for anybody.
     """
 
     def __init__(
@@ -34,17 +36,18 @@ class GuardrailMiddleware:
         *,
         unknown_surface: Literal["refuse", "pass"] = "pass",
         websockets: Literal["refuse", "pass"] = "pass",
+        keys_everywhere: bool = False,
     ) -> None:
         self._app = app
         self._engine = guard
         self._refuse_unknown = unknown_surface == "refuse"
         self._refuse_websockets = websockets == "refuse"
-        self._starting: asyncio.Lock | None = None
+        self._keys_everywhere = keys_everywhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             if not self._engine.started:
-                await self._start()
+                await self._engine.start()
             path = get_route_path(scope)
             dialect = self._engine.dialect(path)
             if dialect is not None and scope["method"] == "POST":
@@ -63,7 +66,15 @@ class GuardrailMiddleware:
             await self._app(scope, receive, send)
 
     async def _unguarded(self, scope: Scope, path: str, receive: Receive, send: Send) -> None:
-        engine, lang = self._engine, language(dict(scope["headers"]).get(b"accept-language", b""))
+        engine, headers = self._engine, dict(scope["headers"])
+        lang = language(headers.get(b"accept-language", b""))
+        if self._keys_everywhere and scope["method"] != "OPTIONS":
+            peer = scope.get("client")
+            try:
+                engine.identifier.identify(headers, peer[0] if peer else None)
+            except Unauthorized:
+                engine.metrics.request(UNGUARDED, "invalid_api_key")
+                return await _answer(send, Notice(401, "invalid_api_key", message("invalid_api_key", lang)))
         if engine.passes(scope["method"], path):
             engine.metrics.bypassed("passthrough")
         elif self._refuse_unknown:
@@ -84,19 +95,12 @@ class GuardrailMiddleware:
 
         async def wrapped(event: Message) -> None:
             if event["type"] == "lifespan.startup.complete":
-                await self._start()
+                await self._engine.start()
             elif event["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 await self._engine.close()
             await send(event)
 
         return wrapped
-
-    async def _start(self) -> None:
-        if self._starting is None:
-            self._starting = asyncio.Lock()
-        async with self._starting:
-            if not self._engine.started:
-                await self._engine.start()
 
 
 async def _answer(send: Send, notice: Notice) -> None:

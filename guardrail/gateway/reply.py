@@ -40,6 +40,7 @@ class Reply:
         self._task: asyncio.Task[object] | None = None
         self._cancelled = False
         self._failure: GuardrailError | None = None
+        self._ended = False  # whether the stream's end has been dealt with
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         """Run the app and answer with what it makes of the request."""
@@ -60,6 +61,8 @@ class Reply:
                 raise
         finally:
             self._task = None
+        if self._ended:
+            return
         if self._failure is None:
             await self._end()
         elif self._begun:
@@ -75,7 +78,7 @@ class Reply:
 
         Raises `StreamStopped` when nothing more is wanted.
         """
-        if self._told_to_stop:
+        if self._told_to_stop or self._ended:
             raise StreamStopped("the answer was stopped")
         try:
             await self._take_in(message)
@@ -96,6 +99,9 @@ class Reply:
             if self._relay is not None:
                 if body:
                     await self._relay.take(body)
+                if not more:
+                    # At once, not when the app returns: what it does in the background is no part of its answer.
+                    await self._end()
             else:
                 self._size += len(body)
                 if self._size > self._engine.options.max_response:
@@ -123,8 +129,10 @@ class Reply:
     def _screen(self, priority: Priority) -> Screening:
         exchange, engine = self._exchange, self._engine
         book = engine.rulebook(Direction.COMPLETION, exchange.dialect.surface, exchange.subject.tenant)
-        on_answer = self._answered if priority is Priority.STREAM else None
+        streamed = priority is Priority.STREAM
+        on_answer = self._answered if streamed else None
         self._screening = Screening(engine.detectors, book, Direction.COMPLETION, priority, engine.metrics, on_answer)
+        exchange.screenings.append(("stream" if streamed else "completion", self._screening))
         return self._screening
 
     # -- an answer that comes at once ----------------------------------------------------------------------------
@@ -169,7 +177,6 @@ class Reply:
         exchange.labelled = True
         out = dialect.write_reply(event, texts, stopped, affixes, exchange.member(labelled=True))
         exchange.overhead += perf_counter() - started
-        self._engine.metrics.overhead("completion", perf_counter() - started)
         await self._send_start([*self._kept_headers(), (b"content-length", b"%d" % len(out))])
         await exchange.send({"type": "http.response.body", "body": out})
         self._done(verdict)
@@ -218,12 +225,13 @@ class Reply:
         """A detector answered while the stream goes on; if that cuts it, stop the app where it waits."""
         assert self._relay is not None
         await self._relay.answered()
-        if self._relay.stopped and self._task is not None and not self._cancelled:
+        if self._relay.stopped and self._task is not None and not (self._cancelled or self._ended):
             self._cancelled = True
             self._task.cancel()
 
     async def _end(self) -> None:
-        """The app is done: send what is left, and close what was cut."""
+        """The stream has ended or was cut: send what is left, and close it."""
+        self._ended = True
         relay, screening, exchange = self._relay, self._screening, self._exchange
         if relay is None:
             if not self._begun:
@@ -242,7 +250,6 @@ class Reply:
         finally:
             relay.let_go()
         await exchange.send({"type": "http.response.body", "body": b""})
-        screening.observe_time("stream")
         self._engine.metrics.stream_held(relay.held_seconds)
         exchange.completion_length = relay.released
         self._done(verdict)
@@ -270,7 +277,6 @@ class Reply:
         """Draw the verdict; a stop is on record before the client learns of it."""
         exchange = self._exchange
         verdict = screening.verdict
-        self._engine.metrics.verdict(Direction.COMPLETION, verdict)
         exchange.action = max(exchange.action, verdict.action)
         if verdict.action is not Action.ALLOW or verdict.matches:
             incident = exchange.evidence(verdict, Direction.COMPLETION, rest, screening.length)

@@ -39,7 +39,7 @@ class Screening:
         self._scanning = [
             (name, detectors[name].scanner, labels) for name, labels in rulebook.labels.items() if name in detectors
         ]
-        self._direction = direction
+        self.direction = direction
         self._priority = priority
         self._metrics = metrics
         self._on_answer = on_answer
@@ -50,7 +50,7 @@ class Screening:
     def channel(self) -> Channel:
         """A new channel for one more text."""
         scanners: dict[str, Scanner] = {
-            name: _Timed(scanner(self._direction, labels), name, self._spent)
+            name: _Timed(scanner(self.direction, labels), name, self._spent)
             for name, scanner, labels in self._scanning
         }
         channel = Channel(self.rulebook, scanners, segment=len(self.channels))

@@ -237,10 +237,14 @@ def _message_texts(message: dict[str, Any], at: Path) -> Iterator[tuple[Path, st
     for key, value in message.items():
         if key == "role" or value is None:
             continue
+        if key == "content" and isinstance(value, str):
+            if value:
+                yield (*at, key), value
+            continue
         if key == "content" and isinstance(value, list):
             for index, part in enumerate(value):
                 yield from _part_texts(part, (*at, "content", index))
-        elif key == "content" and not isinstance(value, str):
+        elif key == "content":
             raise MalformedRequest(f"{_where((*at, key))}: expected text or a list of parts", param=_where((*at, key)))
         elif key == "audio" and at[0] == "messages":
             continue  # a handle of an earlier spoken answer, which the upstream holds
