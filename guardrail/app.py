@@ -256,7 +256,7 @@ def compose(
             on_store_error=settings.on_store_error,
             sanctions=settings.sanctions.enabled and not settings.observe,
             label_headers=settings.labels.headers,
-            unlabelled_refused=settings.regulated and not settings.labels.client_renders_label,
+            unlabelled_refused=settings.duties.json_needs_client_label and not settings.labels.client_renders_label,
             rules_url=settings.provider.rules_url or f"{public}/guardrail/rules",
         ),
     )
@@ -333,7 +333,7 @@ def _classifier(settings: Settings, metrics: Metrics) -> ClassifierDetector:
     if address:
         from guardrail.inference.remote import RemoteClassifier
 
-        card = load_card(folder)
+        card = load_card(folder, chosen.labels or None, threshold=chosen.threshold)
         return ClassifierDetector(RemoteClassifier(address, tuple(card.labels), deadline=chosen.deadline), card.labels)
     engine, card = load_engine(settings, metrics)
     return ClassifierDetector(engine, card.labels)
@@ -346,6 +346,8 @@ def load_engine(settings: Settings, metrics: Metrics) -> tuple[BatchingClassifie
     chosen = settings.classifier
     return load_classifier(
         model_path(chosen.model),
+        label_map=chosen.labels or None,
+        threshold=chosen.threshold,
         device=chosen.device,
         threads=chosen.threads,
         queue=chosen.queue,

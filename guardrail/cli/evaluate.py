@@ -126,6 +126,8 @@ def _scorer(detector: str, settings: Settings) -> HarmScorer:
     # Nobody waits here: a batch may take as long as it takes.
     engine, card = load_classifier(
         model_path(chosen.model),
+        label_map=chosen.labels or None,
+        threshold=chosen.threshold,
         device=chosen.device,
         threads=chosen.threads,
         batch_tokens=chosen.batch_tokens,

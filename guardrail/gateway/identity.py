@@ -26,6 +26,31 @@ class TenantKey:
     shared_key: bool = False
 
 
+class Addresses:
+    """Whose address a request comes from, where proxies of ours stand before us: `trusted` are their networks."""
+
+    def __init__(self, trusted: tuple[str, ...] = ()) -> None:
+        self._trusted = tuple(ipaddress.ip_network(network, strict=False) for network in trusted)
+
+    def trusts(self, peer: str | None) -> bool:
+        """Whether a peer is a proxy of ours."""
+        if not self._trusted or not peer:
+            return False
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in self._trusted)
+
+    def client(self, headers: Mapping[bytes, bytes], peer: str | None) -> str:
+        """The nearest address that is not a proxy of ours: what a client writes further left is not believed."""
+        hops = [hop.strip() for hop in headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
+        address = peer
+        while self.trusts(address) and hops:
+            address = hops.pop() or address
+        return address or "unknown"
+
+
 class HeaderIdentifier:
     """The default `Identifier`.
 
@@ -47,7 +72,7 @@ class HeaderIdentifier:
         self._subject_key = subject_key
         self._header = header.lower().encode() if header else None
         self._signature_header = signature_header.lower().encode()
-        self._trusted = tuple(ipaddress.ip_network(network, strict=False) for network in trusted_proxies)
+        self._addresses = Addresses(trusted_proxies)
         self._secret = secret
         self._tenants = tenants or {}
 
@@ -65,7 +90,7 @@ class HeaderIdentifier:
             return self.end_user(tenant.id, end_user.decode("latin-1"))
         if credential:
             return self._subject(tenant.id, "api_key", credential.decode("latin-1"), shared=tenant.shared_key)
-        return self._subject(tenant.id, "address", self._address(headers, peer), shared=True)
+        return self._subject(tenant.id, "address", self._addresses.client(headers, peer), shared=True)
 
     def end_user(self, tenant: str, name: str) -> Subject:
         """The subject for an end user's name that is believed."""
@@ -80,24 +105,7 @@ class HeaderIdentifier:
             expected = hmac.new(self._secret, end_user, hashlib.sha256).hexdigest()
             if signature and hmac.compare_digest(signature, expected):
                 return True
-        return self._is_proxy(peer)
-
-    def _is_proxy(self, peer: str | None) -> bool:
-        if not self._trusted or not peer:
-            return False
-        try:
-            address = ipaddress.ip_address(peer)
-        except ValueError:
-            return False
-        return any(address in network for network in self._trusted)
-
-    def _address(self, headers: Mapping[bytes, bytes], peer: str | None) -> str:
-        """The nearest address that is not a proxy of ours: what a client writes further left is not believed."""
-        hops = [hop.strip() for hop in headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
-        address = peer
-        while self._is_proxy(address) and hops:
-            address = hops.pop() or address
-        return address or "unknown"
+        return self._addresses.trusts(peer)
 
 
 def _credential(headers: Mapping[bytes, bytes]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -165,15 +166,7 @@ class Reply:
                 stopped[int(piece.lane[0])] = Ending(self._closing_words(verdict))
             if piece.lane[1:] == ("content",):
                 shown.setdefault(int(piece.lane[0]), []).append(text)
-        affixes: dict[int, str] = {}
-        if (affix := self._affix()) is not None:
-            for choice, seen in shown.items():
-                if event.finished.get(choice) not in _TOOL_ENDINGS:
-                    eye = affix.eye()
-                    for text in seen:
-                        eye.see(text)
-                    if eye.allows_label:
-                        affixes[choice] = affix.text
+        affixes = self._affixes(shown, event.finished)
         exchange.labelled = True
         out = dialect.write_reply(event, texts, stopped, affixes, exchange.member(labelled=True))
         exchange.overhead += perf_counter() - started
@@ -252,6 +245,8 @@ class Reply:
         await exchange.send({"type": "http.response.body", "body": b""})
         self._engine.metrics.stream_held(relay.held_seconds)
         exchange.completion_length = relay.released
+        for _ in range(relay.unlabelled):
+            self._engine.metrics.label_missing("code")
         self._done(verdict)
 
     async def _break_off(self, error: GuardrailError) -> None:
@@ -293,9 +288,27 @@ class Reply:
 
     def _affix(self) -> Affix | None:
         labeller, prompt = self._engine.labeller, self._exchange.prompt
-        if labeller.position == "none" or prompt is None or prompt.structured:
+        if labeller.position == "none" or prompt is None:
+            return None
+        if prompt.structured:
+            self._engine.metrics.label_missing("structured")
             return None
         return Affix(labeller.position, labeller.affix(self._exchange.language), labeller.eye)
+
+    def _affixes(self, shown: Mapping[int, Sequence[str]], finished: Mapping[int, str]) -> dict[int, str]:
+        """The visible label of each choice that may have one, for the texts that are shown."""
+        affix, found = self._affix(), dict[int, str]()
+        if affix is None:
+            return found
+        for choice, texts in shown.items():
+            eye = affix.eye()
+            for text in texts:
+                eye.see(text)
+            if eye.allows_label and finished.get(choice) not in _TOOL_ENDINGS:
+                found[choice] = affix.text
+            else:
+                self._engine.metrics.label_missing("code")
+        return found
 
     def _done(self, verdict: Verdict) -> None:
         self._exchange.outcome = "cut" if verdict.stops else "allowed"

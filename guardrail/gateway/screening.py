@@ -50,8 +50,7 @@ class Screening:
     def channel(self) -> Channel:
         """A new channel for one more text."""
         scanners: dict[str, Scanner] = {
-            name: _Timed(scanner(self.direction, labels), name, self._spent)
-            for name, scanner, labels in self._scanning
+            name: _Timed(scanner(self.direction, labels), name, self._spent) for name, scanner, labels in self._scanning
         }
         channel = Channel(self.rulebook, scanners, segment=len(self.channels))
         self.channels.append(channel)

@@ -79,6 +79,7 @@ class Relay:
         self._run_length = 0
         self._open: set[int] = set()
         self._finished: set[int] = set()
+        self._begun: set[int] = set()  # choices whose text has begun, for a label in front of it
         self._like: bytes | None = None
         self._marked = False
         self._over = False
@@ -285,9 +286,12 @@ class Relay:
         affix = self._affix
         if affix is not None and affix.position == "start":
             for piece, _, _ in held.ends:
-                if piece.lane[1:] == ("content",) and piece.lane[0] not in affix.placed:
-                    affix.placed.add(int(piece.lane[0]))
-                    out.append(self._dialect.delta(event.raw, int(piece.lane[0]), affix.text))
+                choice = int(piece.lane[0])
+                if piece.lane[1:] == ("content",) and choice not in affix.placed and choice not in self._begun:
+                    self._begun.add(choice)
+                    if affix.eyes[choice].allows_label:
+                        affix.placed.add(choice)
+                        out.append(self._dialect.delta(event.raw, choice, affix.text))
         if event.finished:
             self._finished.update(event.finished)
             for choice, reason in event.finished.items():
@@ -310,6 +314,11 @@ class Relay:
             if eye is None:
                 eye = self._affix.eyes[choice] = self._affix.eye()
             eye.see(text)
+
+    @property
+    def unlabelled(self) -> int:
+        """Choices that a visible label was meant for and could not be put on."""
+        return len(self._affix.eyes.keys() - self._affix.placed) if self._affix is not None else 0
 
     def _affix_events(self, choice: int) -> list[bytes]:
         affix = self._affix
