@@ -20,7 +20,7 @@ from guardrail.core.policy import Action
 from guardrail.core.verdict import Verdict
 from guardrail.errors import PolicyError, SettingsError
 from guardrail.gateway.engine import Engine, Options
-from guardrail.gateway.identity import DEFAULT_TENANT, HeaderIdentifier, TenantKey
+from guardrail.gateway.identity import DEFAULT_TENANT, Addresses, HeaderIdentifier, TenantKey
 from guardrail.gateway.middleware import GuardrailMiddleware
 from guardrail.gateway.screening import screen
 from guardrail.metrics import Metrics, render
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from guardrail.detectors.classifier import ClassifierDetector
     from guardrail.inference.batching import BatchingClassifier
     from guardrail.inference.card import ModelCard
+    from guardrail.portal.service import Service
 
 CLASSIFIER_SOCKET = "GUARDRAIL_INTERNAL_CLASSIFIER"
 """Names the Unix socket of the classifier that several workers share; the supervisor sets it."""
@@ -51,6 +52,7 @@ class Guard(Engine):
 
     settings: Settings
     loaded: Loaded
+    keyring: Keyring
     draining: bool = False
     _housekeeping: asyncio.Task[None] | None = None
 
@@ -159,7 +161,7 @@ class Guard(Engine):
         """The public pages and endpoints alone, for apps that mount the middleware themselves."""
         from guardrail.portal.app import portal_app
 
-        return portal_app(self.screen_and_redact, self.ready, self._bearers)
+        return portal_app(self.screen_and_redact, self.ready, self._bearers, self._service())
 
     def operators_app(self) -> ASGIApp:
         """Metrics and readiness, for the operators' own network."""
@@ -190,6 +192,32 @@ class Guard(Engine):
                 await guarded(scope, receive, send)
 
         return app
+
+    def _service(self) -> Service:
+        """What the public pages work with."""
+        from guardrail.portal.service import Service
+
+        settings = self.settings
+        return Service(
+            store=self.store,
+            policies=lambda: self.policies,
+            capability=self.keyring.capability,
+            check=self.keyring.check,
+            address=Addresses(tuple(settings.server.trusted_proxies)).client,
+            clock=self.clock,
+            new_id=self.new_id,
+            public_url=settings.server.public_url.rstrip("/"),
+            ladder=self.ladder if self.options.sanctions else None,
+            provider=settings.provider.name,
+            provider_code=settings.provider.code,
+            provider_rules=settings.provider.rules_url,
+            profile=settings.profile,
+            profile_title=self.loaded.title,
+            regulated=settings.regulated,
+            label_headers=self.options.label_headers,
+            label_position=self.labeller.position,
+            label_text=self.labeller.text,
+        )
 
     def _bearers(self) -> frozenset[str]:
         keys = {key for tenant in self.settings.tenants for key in tenant.key_hashes}
@@ -262,6 +290,7 @@ def compose(
     )
     guard.settings = settings
     guard.loaded = loaded
+    guard.keyring = keyring
     return guard
 
 

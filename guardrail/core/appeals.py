@@ -71,12 +71,17 @@ def file(appeal: Appeal, earlier: Sequence[Appeal]) -> Appeal:
     for other in earlier:
         if other.state is not State.DENIED:
             return other
-    if len(earlier) >= MOST_APPEALS:
+    if not may_file(earlier):
         raise CaseError(
             f"incident {appeal.incident}: {len(earlier)} appeals were denied; expected {MOST_APPEALS} at most",
             code="too_many",
         )
     return appeal
+
+
+def may_file(earlier: Sequence[Appeal]) -> bool:
+    """Whether a further appeal can be filed after `earlier` ones against the same incident."""
+    return len(earlier) < MOST_APPEALS and all(other.state is State.DENIED for other in earlier)
 
 
 def decide(

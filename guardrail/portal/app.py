@@ -16,6 +16,8 @@ from starlette.routing import Route
 from guardrail.core.content import Direction
 from guardrail.core.verdict import Verdict
 from guardrail.errors import PolicyError
+from guardrail.portal import casework, notices
+from guardrail.portal.service import Service
 
 ROUTES = ("/livez", "/readyz", "/guardrail/")
 """What the public listener keeps from the guarded app."""
@@ -32,12 +34,16 @@ class _Question(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def portal_app(
-    screen: Screen, ready: Callable[[], dict[str, object]], tokens: Callable[[], frozenset[str]]
+    screen: Screen,
+    ready: Callable[[], dict[str, object]],
+    tokens: Callable[[], frozenset[str]],
+    service: Service,
 ) -> Starlette:
     """The public app.
 
     `screen(text, direction=, policies=)` gives a verdict and the redacted text. `ready()` says what is there, with
-    "ready" true or false. `tokens()` are the SHA-256 (hex) of the bearer tokens that may screen.
+    "ready" true or false. `tokens()` are the SHA-256 (hex) of the bearer tokens that may screen. `service` is what the
+    public pages work with.
     """
 
     async def livez(request: Request) -> Response:
@@ -63,13 +69,17 @@ def portal_app(
             return _error(422, "unknown_policy", str(error))
         return JSONResponse(verdict_json(verdict, text))
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/guardrail/screen", screening, methods=["POST"]),
+            *casework.routes(service),
+            *notices.routes(service),
         ]
     )
+    app.router.redirect_slashes = False  # the address it redirects to would be made of the Host header
+    return app
 
 
 def verdict_json(verdict: Verdict, redacted: str | None) -> dict[str, object]:
