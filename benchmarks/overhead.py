@@ -34,7 +34,8 @@ def main() -> int:
     try:
         build.require_tools()
         with ExitStack() as stack:
-            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overhead-")))
+            work = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overhead-")))
+            work.mkdir(parents=True, exist_ok=True)
             return _run(options, console, work, stack)
     except build.Missing as missing:
         print(missing, file=sys.stderr)
@@ -51,8 +52,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--suites", default=",".join(suite.name for suite in SUITES), help="which loads (default all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, for a document")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="work there, and leave configurations and logs there")
     parser.add_argument("--gate", action="store_true", help="exit with 1 when a goal is missed")
     options = parser.parse_args()
+    options.keep = options.keep.resolve() if options.keep else None
     options.peers = [name for name in options.peers.split(",") if name and name != "none"]
     options.suites = options.suites.split(",")
     options.without = options.without.split(",")

@@ -80,7 +80,7 @@ GOALS = (
     ),
     Goal(
         "guardrail's requests that did not get their answer",
-        lambda results: results.failures("guardrail") if ("unary-1", "guardrail") in results.samples else None,
+        lambda results: results.failures("guardrail") if results.measured("guardrail") else None,
         most=0,
     ),
 )

@@ -77,7 +77,7 @@ def write_settings(directory: Path) -> Path:
     """Write the policy and a `guardrail.toml` that names it under `directory`; returns the latter's path."""
     policies = directory / "policies"
     pack = policies / "operator-terms"
-    pack.mkdir(parents=True)
+    pack.mkdir(parents=True, exist_ok=True)
     (pack / "policy.toml").write_text(POLICY)
     (pack / "cases.toml").write_text(CASES)
     (pack / "terms.txt").write_text("\n".join(terms()) + "\n", encoding="utf-8")

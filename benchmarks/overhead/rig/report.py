@@ -18,7 +18,8 @@ _DASH = "-"
 COLUMNS = (
     "target", "it screens", "plain c=1: p50 ms", "times nginx", "plain c=32: requests/s", "CPU us/request",
     "times pass-through", "stream c=1: p50 ms", "stream c=32: events/s", "paced: events per CPU-s",
-    "times pass-through", "first char late, ms", f"leaked of {len(PHRASE)}", "blocked stream ends with", "RSS MB idle, loaded",
+    "times pass-through", "first char late, ms", f"leaked of {len(PHRASE)}", "blocked stream ends with",
+    "RSS MB idle, loaded",
 )  # fmt: skip
 
 

@@ -45,6 +45,10 @@ class Results:
         ratios = [a / b for a, b in pairs if b > 0]
         return statistics.median(ratios) if ratios else None
 
+    def measured(self, target: str) -> bool:
+        """Whether there is any sample of a target."""
+        return any(name == target for _, name in self.samples)
+
     def failures(self, target: str) -> int:
         """How many requests did not get their whole answer, with a 200, in all rounds of all suites."""
         return sum(
