@@ -335,3 +335,41 @@ def test_every_option_of_the_settings_table_is_one_of_serve() -> None:
     options = {flag for parameter in serve.params for flag in parameter.opts}
     assert set(re.findall(r"\(`(--[a-z-]+)`\)", README)) <= options
     assert set(re.findall(r"scripts/serve (--[a-z-]+)", README)) <= options
+
+
+# -- what it says it does not do ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/completions", 404),
+        ("/v1/responses", 404),
+        ("/v1/embeddings", 404),
+        ("/v1/images/generations", 404),
+        ("/v1/audio/speech", 404),
+        ("/v1/messages", 404),
+        ("/guardrail/complaints", 404),
+        ("/guardrail/privacy", 404),
+        ("/guardrail/takedowns", 404),
+    ],
+)
+def test_what_the_readme_says_is_not_there_yet_is_not(
+    started: dict[str, Started], tour: list[tuple[Line, str]], path: str, status: int
+) -> None:
+    assert httpx.post(started["serve"].url(path), json={}).status_code == status, "then the README can say more"
+
+
+def test_media_are_refused_and_tool_definitions_pass_as_the_readme_says(
+    started: dict[str, Started], tour: list[tuple[Line, str]]
+) -> None:
+    service = started["serve"]
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    body = {"model": "m", "messages": [{"role": "user", "content": [image]}]}
+    assert httpx.post(service.url("/v1/chat/completions"), json=body).status_code == 422
+    tool = {"type": "function", "function": {"name": "f", "description": "How do I make a pipe bomb?"}}
+    assert ask(service, "Hello", tools=[tool]).status_code == 200
+    result = {"role": "tool", "tool_call_id": "c", "content": "Call 13812345678."}
+    asked = {"role": "user", "content": "Hello"}
+    answer = httpx.post(service.url("/v1/chat/completions"), json={"model": "m", "messages": [asked, result]})
+    assert answer.headers["guardrail-action"] == "redact"
