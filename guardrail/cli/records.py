@@ -2,68 +2,43 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import Annotated, Any
 
 import typer
 
-from guardrail.errors import GuardrailError, RecordError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from sqlalchemy import Connection
-
-app = typer.Typer(
-    help="Look at incidents and standings, open sealed excerpts, lift sanctions. No text is shown unless asked for.",
-    no_args_is_help=True,
+from guardrail.cli.appeals import decide, list_appeals, shown_appeal
+from guardrail.cli.recordkeeping import (
+    STATE,
+    AsJson,
+    AsLines,
+    DatabaseUrl,
+    Reason,
+    StateDir,
+    console,
+    fail,
+    inert,
+    iso,
+    open_database,
+    plain_errors,
+    table,
+    who,
 )
 
-P = ParamSpec("P")
-
-StateDir = Annotated[
-    Path, typer.Option("--state-dir", envvar="GUARDRAIL_STATE_DIR", help="Folder of the database and the keys.")
-]
-DatabaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--database-url", envvar="GUARDRAIL_DATABASE_URL", help="Database [default: guardrail.db in the state folder]."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
-AsLines = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line.")]
-Reason = Annotated[str | None, typer.Option("--reason", help="Why; kept with your name.")]
-STATE = Path("state")
-
-
-def _plain_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """End with one clear line: 1 where something does not verify, 2 for anything else that was asked wrongly."""
-
-    @wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        from sqlalchemy.exc import DatabaseError
-
-        try:
-            command(*args, **kwargs)
-        except RecordError as error:
-            _fail(str(error), code=1)
-        except GuardrailError as error:
-            _fail(str(error))
-        except DatabaseError as error:
-            _fail(f"the database cannot be read ({error.orig}); expected one that guardrail made")
-
-    return guarded
+app = typer.Typer(
+    help="Look at incidents, standings and appeals; open what is sealed, decide, lift. No text unless asked for.",
+    no_args_is_help=True,
+)
+app.command("appeals")(list_appeals)
+app.command()(decide)
 
 
 @app.command("list")
-@_plain_errors
+@plain_errors
 def list_(
     subject: Annotated[
         str | None, typer.Option(help="Only of this subject (the beginning of its key will do).")
@@ -83,7 +58,7 @@ def list_(
     from guardrail.stores.queries import find_incidents
 
     after = None if since is None else _moment(since)
-    with _database(state_dir, database_url) as connection:
+    with open_database(state_dir, database_url) as connection:
         rows = find_incidents(
             connection, subject=subject, category=category, rule=rule, since=after, limit=limit
         )  # fmt: skip
@@ -96,7 +71,7 @@ def list_(
     if as_json:
         typer.echo(json.dumps(listed, indent=2))
         return
-    _table(
+    table(
         ("incident", "time", "action", "subject", "rules", "where", "length", "count", "strike"),
         [
             (
@@ -117,7 +92,7 @@ def list_(
 
 
 @app.command()
-@_plain_errors
+@plain_errors
 def show(
     incident: Annotated[str, typer.Argument(help="The incident's id.")],
     reveal: Annotated[
@@ -132,42 +107,54 @@ def show(
         typer.Option(envvar="GUARDRAIL_KEYS_DIR", help="Folder of the keys [default: keys in the state folder]."),
     ] = None,
 ) -> None:
-    """Show one incident. With --reveal and a reason also the excerpt that was sealed: who opened it and why is kept."""
+    """Show one incident and its appeals. With --reveal and a reason also what was sealed, the excerpt and what the
+    appeals say: who opened it and why is kept."""
+    from guardrail.stores.appeals import read_appeals, read_statement
     from guardrail.stores.queries import note_access, read_incident
 
     if reveal and not (reason or "").strip():
-        _fail("--reveal needs --reason: why the excerpt is opened, which is kept with your name")
-    with _database(state_dir, database_url) as connection:
+        fail("--reveal needs --reason: why the excerpt is opened, which is kept with your name")
+    with open_database(state_dir, database_url) as connection:
         row = read_incident(connection, incident)
+        appeals = [shown_appeal(appeal) for appeal in read_appeals(connection, incident=incident)]
     if row is None:
-        _fail(f"no incident {incident!r}; `guardrail records list` shows those there are")
-    shown = _shown(row)
+        fail(f"no incident {incident!r}; `guardrail records list` shows those there are")
+    shown = _shown(row) | {"appeals": appeals}
     if reveal:
         from guardrail.records.keys import Keyring
 
         folder = keys_dir if keys_dir is not None else state_dir / "keys"
-        opened = Keyring.open(folder, make=False).sealer.open(row["sealed"], row["id"], row["seal_key"])
-        with _database(state_dir, database_url, write=True) as connection:
+        sealer = Keyring.open(folder, make=False).sealer
+        opened = sealer.open(row["sealed"], row["id"], row["seal_key"])
+        with open_database(state_dir, database_url, write=True) as connection:
             # Noted before it is shown: a look that cannot be written down is not given.
             note_access(
-                connection, at=time.time(), by=_who(), what="reveal", incident=row["id"], reason=(reason or "").strip()
+                connection, at=time.time(), by=who(), what="reveal", incident=row["id"], reason=(reason or "").strip()
             )
+            for appeal in appeals:
+                appeal["statement"] = read_statement(connection, appeal["id"], sealer)
         shown["excerpt"] = opened.decode("utf-8", "replace")
     if as_json:
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=not reveal))
         return
-    console = _console()
+    screen = console()
     for name, value in shown.items():
         if name == "hits":
             for hit in value:
                 place = f"segment {hit['segment']}, characters {hit['start']} to {hit['end']}"
-                console.print(f"{'match':>12}  {hit['rule']} ({hit['detector']}, {hit['score']:.3f}): {place}")
+                screen.print(f"{'match':>12}  {hit['rule']} ({hit['detector']}, {hit['score']:.3f}): {place}")
+        elif name == "appeals":
+            for appeal in value:
+                decided = f", {appeal['decided_at']} by {appeal['decided_by']}" if appeal["decided_at"] else ""
+                screen.print(inert(f"{'appeal':>12}  {appeal['id']} of {appeal['at']}: {appeal['state']}{decided}"))
+                if "statement" in appeal:
+                    screen.print(inert(f"{'statement':>12}  {appeal['statement']}"))
         elif value not in (None, []):
-            console.print(f"{name:>12}  {_inert(', '.join(value) if isinstance(value, list) else str(value))}")
+            screen.print(f"{name:>12}  {inert(', '.join(value) if isinstance(value, list) else str(value))}")
 
 
 @app.command()
-@_plain_errors
+@plain_errors
 def subjects(
     as_json: AsJson = False,
     as_lines: AsLines = False,
@@ -178,7 +165,7 @@ def subjects(
     from guardrail.core.sanctions import Ladder
     from guardrail.stores.queries import standings
 
-    with _database(state_dir, database_url) as connection:
+    with open_database(state_dir, database_url) as connection:
         found = standings(connection, Ladder(), time.time())
     rows = [
         {
@@ -187,7 +174,7 @@ def subjects(
             "identity": subject.kind,
             "shared": subject.shared,
             "step": standing.step.word,
-            "until": None if standing.until is None else _iso(standing.until),
+            "until": None if standing.until is None else iso(standing.until),
             "incident": standing.incident,
             "strikes_in_a_row": standing.row,
             "strikes_in_a_day": standing.day,
@@ -201,7 +188,7 @@ def subjects(
     elif as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
-        _table(
+        table(
             ("subject", "tenant", "identity", "step", "until", "incident", "row", "day", "suspensions"),
             [
                 (
@@ -216,7 +203,7 @@ def subjects(
 
 
 @app.command()
-@_plain_errors
+@plain_errors
 def lift(
     subject: Annotated[str, typer.Argument(help="The subject's key, or its beginning (8 digits or more).")],
     reason: Reason = None,
@@ -232,49 +219,28 @@ def lift(
     from guardrail.stores.queries import enter, find_subjects
 
     if not (reason or "").strip():
-        _fail("--reason is needed: why the sanction is lifted, which is kept with your name")
+        fail("--reason is needed: why the sanction is lifted, which is kept with your name")
     if len(subject) < 8:
-        _fail(f"{subject!r} is too short; expected 8 digits of the subject's key or more")
-    with _database(state_dir, database_url, write=True) as connection:
+        fail(f"{subject!r} is too short; expected 8 digits of the subject's key or more")
+    with open_database(state_dir, database_url, write=True) as connection:
         found = find_subjects(connection, subject, tenant)
         if not found:
-            _fail(f"no subject begins with {subject!r}; `guardrail records subjects` shows those there are")
+            fail(f"no subject begins with {subject!r}; `guardrail records subjects` shows those there are")
         if len(found) > 1:
-            _fail(f"several subjects begin with {subject!r}; expected more digits, or --tenant")
-        entry = Lifted(time.time(), _who(), (reason or "").strip())
+            fail(f"several subjects begin with {subject!r}; expected more digits, or --tenant")
+        entry = Lifted(time.time(), who(), (reason or "").strip())
         before, _ = enter(connection, found[0], entry, Ladder())
     what = "nothing was in force" if before.step is Step.NONE else f"{before.step.word} lifted"
     typer.echo(f"{found[0].key}: {what}; strikes cleared")
-
-
-@contextmanager
-def _database(state_dir: Path, url: str | None, *, write: bool = False) -> Iterator[Connection]:
-    """One transaction on the database, which only reads unless it must write."""
-    from guardrail.stores import migrations
-    from guardrail.stores.engine import database_file, default_url, open_engine
-
-    url = url or default_url(state_dir)
-    file = database_file(url)
-    if not file.is_file():
-        _fail(f"no database at {file}; expected --state-dir or --database-url of a service that has run")
-    engine = open_engine(url, patience=10.0, read_only=not write)
-    try:
-        with engine.begin() as connection:
-            found = migrations.revision(connection)
-            if found != migrations.HEAD:
-                _fail(f"{file} is at revision {found}; expected {migrations.HEAD} (a start of the service upgrades it)")
-            yield connection
-    finally:
-        engine.dispose()
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     """What may be shown of an incident's row."""
     return {
         "id": row["id"],
-        "at": _iso(row["at"]),
+        "at": iso(row["at"]),
         "count": row["count"],
-        "last_at": _iso(row["last_at"]),
+        "last_at": iso(row["last_at"]),
         "action": row["action"],
         "strike": row["strike"],
         "tenant": row["tenant"],
@@ -298,48 +264,5 @@ def _moment(written: str) -> float:
     try:
         moment = datetime.fromisoformat(written)
     except ValueError:
-        _fail(f"--since is {written!r}; expected 90m, 24h, 7d, 2w, 2026-11-25 or 2026-11-25T08:00Z")
+        fail(f"--since is {written!r}; expected 90m, 24h, 7d, 2w, 2026-11-25 or 2026-11-25T08:00Z")
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    # Piped into another program nothing may be folded or cut.
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=400)
-
-
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]], *, empty: str) -> None:
-    from rich.table import Table
-
-    if not rows:
-        typer.echo(empty)
-        return
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*map(_inert, row))
-    _console().print(table)
-
-
-def _inert(text: str) -> str:
-    """Text that a terminal only shows: what a client sent may hold sequences that make it do other things."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in text
-    )
-
-
-def _fail(message: str, code: int = 2) -> NoReturn:
-    typer.echo(f"guardrail records: {message}", err=True)
-    raise typer.Exit(code)
