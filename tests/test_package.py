@@ -53,6 +53,9 @@ def test_the_wheel_holds_every_file_that_policies_and_models_have(wheel: Path, n
     assert expected
     assert expected <= held
     assert "guardrail/py.typed" in held
+    templates = {f"guardrail/portal/templates/{file.name}" for file in (ROOT / "guardrail/portal/templates").iterdir()}
+    assert templates
+    assert templates <= held
     assert not [name for name in held if name.startswith(("tests/", "state/", "policies/")) or ".pyc" in name]
 
 
