@@ -106,3 +106,11 @@ def test_a_keyring_shows_no_key(tmp_path: Path) -> None:
     for name in NAMES:
         assert (tmp_path / f"{name}.key").read_text().strip() not in repr(keys)
     assert keys.ids["seal"] in repr(keys)
+
+
+def test_the_secret_of_one_purpose_opens_no_other() -> None:
+    keyring = Keyring.throwaway()
+    for given, asked in (("appeal", "ticket"), ("ticket", "appeal")):
+        secret = keyring.capability("one id", given)
+        assert keyring.check("one id", secret, given)
+        assert not keyring.check("one id", secret, asked)
