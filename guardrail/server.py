@@ -8,7 +8,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
 import uvicorn
@@ -31,6 +31,13 @@ class Listener(NamedTuple):
     lifespan: bool = False
 
 
+def start_logging(level: str) -> None:
+    """Log to standard error from `level` (debug, info, warning, error) on; libraries only what is amiss."""
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for library in ("uvicorn", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
 def bind(address: Address) -> socket.socket:
     """A listening socket; raises `SettingsError` when the address cannot be had."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -48,12 +55,12 @@ async def run(
     listeners: list[Listener],
     *,
     on_ready: Callable[[], None] = lambda: None,
-    on_stop: Callable[[], None] = lambda: None,
+    on_stop: Callable[[], Awaitable[None] | None] = lambda: None,
     stop: asyncio.Event | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or `stop`; then end the listeners one after the other, the first first.
 
-    `on_stop` is called before anything ends, so that readiness falls while running answers go on.
+    `on_stop` is called (and awaited) before anything ends, so that readiness falls while running answers go on.
     """
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -74,7 +81,9 @@ async def run(
             on_ready()
         await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        on_stop()
+        ending = on_stop()
+        if ending is not None:
+            await ending
         stopped.cancel()
         for server, task in zip(servers, tasks, strict=True):
             server.should_exit = True

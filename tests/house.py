@@ -144,6 +144,13 @@ class Running:
         samples = [sample for family in families for sample in family.samples if sample.name == name]
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
+    def counts(self, expected: float, name: str, **labels: str) -> bool:
+        """Whether a metric comes to `expected`: what is counted is counted once the answer has left."""
+        until = time.monotonic() + 5
+        while (found := self.metric(name, **labels)) != expected and time.monotonic() < until:
+            time.sleep(0.05)
+        return found == expected
+
     def terminate(self) -> None:
         """Ask it to end, as a service manager would."""
         self.process.send_signal(signal.SIGTERM)

@@ -45,20 +45,20 @@ def serve(
     }
     if log_level not in ("debug", "info", "warning", "error"):
         raise typer.BadParameter("expected debug, info, warning or error", param_hint="--log-level")
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for library in ("uvicorn", "alembic"):
-        logging.getLogger(library).setLevel(logging.WARNING)
 
     import uvloop
 
+    from guardrail.server import start_logging
     from guardrail.settings import Settings
 
+    start_logging(log_level)
     settings = Settings.load(config, overrides=overrides)
     if settings.server.workers > 1:
         from guardrail.workers import Supervisor
 
-        arguments = {"config": str(config) if config else None, "overrides": overrides}
-        uvloop.run(Supervisor(settings, arguments).run(lambda: _announce(settings)))
+        arguments = {"config": str(config) if config else None, "overrides": overrides, "log_level": log_level}
+        if not uvloop.run(Supervisor(settings, arguments).run(lambda: _announce(settings))):
+            raise typer.Exit(2)
     else:
         uvloop.run(_one_process(settings))
 
