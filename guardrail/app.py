@@ -135,9 +135,9 @@ class Guard(Engine):
         if unknown := [name for name in policies or () if name not in known]:
             raise PolicyError(f"no policy {unknown[0]!r} is loaded; expected one of {', '.join(sorted(known))}")
         way = Direction(direction)
-        book = self.rulebook(way, DIRECT, subject.tenant if subject else DEFAULT_TENANT, frozenset(policies or ()))
+        plan = self.plan(way, DIRECT, subject.tenant if subject else DEFAULT_TENANT, frozenset(policies or ()))
         content = Content(way, (Segment(text),))
-        screening = await screen(content, self.detectors, book, self.metrics, priority)
+        screening = await screen(content, plan, self.metrics, priority)
         channel = screening.channels[0]
         return screening.verdict, channel.take(channel.received)
 
@@ -167,7 +167,11 @@ class Guard(Engine):
         """Metrics and readiness, for the operators' own network."""
         from guardrail.console.app import operators_app
 
-        return operators_app(lambda: render(self.metrics.registry), self.ready)
+        return operators_app(self._scrape, self.ready)
+
+    def _scrape(self) -> tuple[bytes, str]:
+        self.accounts.flush()
+        return render(self.metrics.registry)
 
     def proxy_app(self, upstream: ASGIApp) -> ASGIApp:
         """The whole public listener: our own paths, and everything else guarded on its way to `upstream`."""

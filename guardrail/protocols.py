@@ -17,6 +17,7 @@ from guardrail.core.surface import Ending, Event, Notice, Prompt
 
 __all__ = [
     "Classifier",
+    "Clearing",
     "CodeEye",
     "Detector",
     "Dialect",
@@ -61,6 +62,14 @@ class Detector(Protocol):
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Clearing(Protocol):
+    """What a `Detector` may have besides: a quick look at a whole text that saves making a scanner for it."""
+
+    def clears(self, text: str, direction: Direction, labels: frozenset[str]) -> bool:
+        """Whether a scanner would surely find and ask nothing in `text`; a false answer says nothing."""
 
 
 @runtime_checkable

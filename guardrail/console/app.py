@@ -13,7 +13,7 @@ from starlette.routing import Route
 def operators_app(metrics: Callable[[], tuple[bytes, str]], ready: Callable[[], dict[str, object]]) -> Starlette:
     """The operators' app. `metrics()` renders a scrape and its content type; `ready()` as for the portal."""
 
-    def scrape(request: Request) -> Response:
+    async def scrape(request: Request) -> Response:
         body, media = metrics()
         return Response(body, media_type=media)
 

@@ -58,6 +58,37 @@ class Scanner(Protocol):
         """
 
 
+class Cleared:
+    """A whole text in which no detector sees anything: a channel that has nothing to decide. Same look, no work."""
+
+    __slots__ = ("_text", "received", "segment", "taken")
+
+    cut = stopped_at = None
+    failures: Sequence[Failure] = ()
+    findings: Sequence[Finding] = ()
+    waiting = False
+    settled = True
+
+    def __init__(self, text: str, segment: int = 0) -> None:
+        self._text = text
+        self.segment = segment
+        self.received = len(text)
+        self.taken = 0
+
+    @property
+    def clear(self) -> int:
+        return self.received
+
+    @property
+    def held(self) -> str:
+        return self._text[self.taken :]
+
+    def take(self, upto: int) -> str:
+        """Remove and return the text before offset `upto`."""
+        low, self.taken = self.taken, max(self.taken, min(upto, self.received))
+        return self._text if low == 0 and upto >= self.received else self._text[low : self.taken]
+
+
 class _Due(NamedTuple):
     """A window not answered yet, and the least frontier as it stood at the window's `at`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from guardrail.core.findings import Failure, Finding
@@ -40,11 +40,13 @@ class Verdict(NamedTuple):
         return self.action >= Action.ANSWER
 
 
-def judge(rulebook: Rulebook, findings: Iterable[Finding], failures: Sequence[Failure] = ()) -> Verdict:
+def judge(rulebook: Rulebook, findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> Verdict:
     """Apply every rule to every finding, and each failing detector's `on_error`; the strictest action stands.
 
     Matches come in the order of the text: by segment, then by the offset at which each finding became certain.
     """
+    if not findings and not failures:
+        return Verdict(Action.ALLOW, (), (), rulebook.digest)
     matches = [
         Match(rule, finding)
         for finding in sorted(findings, key=_text_order)

@@ -13,14 +13,16 @@ from typing import Literal
 
 from guardrail.core.admission import ADMITTED, Admission, Subject, admit
 from guardrail.core.content import Direction
-from guardrail.core.policy import PolicySet, Rulebook
+from guardrail.core.policy import PolicySet
 from guardrail.core.sanctions import Ladder, Standing, Step
 from guardrail.errors import StoreError
+from guardrail.gateway.accounts import Accounts
+from guardrail.gateway.screening import Plan
 from guardrail.metrics import Metrics
 from guardrail.protocols import Detector, Dialect, Identifier, Labeller, Store
 
 _DAY = 86400.0
-_BookKey = tuple[str, str, str, frozenset[str], float]
+_PlanKey = tuple[str, str, str, frozenset[str], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,14 @@ class Engine:
     options: Options = field(default_factory=Options)
     clock: Callable[[], float] = time.time
     started: bool = False
-    _prompt_books: dict[_BookKey, Rulebook] = field(default_factory=dict)
-    _completion_books: dict[_BookKey, Rulebook] = field(default_factory=dict)
+    accounts: Accounts = field(init=False)
+    _prompt_plans: dict[_PlanKey, Plan] = field(default_factory=dict)
+    _completion_plans: dict[_PlanKey, Plan] = field(default_factory=dict)
     _last_seen: OrderedDict[Subject, float] = field(default_factory=OrderedDict)
     _starting: asyncio.Lock | None = None
+
+    def __post_init__(self) -> None:
+        self.accounts = Accounts(self.metrics, self.store)
 
     def dialect(self, path: str) -> Dialect | None:
         """The dialect spoken at a path."""
@@ -81,18 +87,22 @@ class Engine:
                 return True
         return False
 
-    def rulebook(self, direction: Direction, surface: str, tenant: str, only: frozenset[str] = frozenset()) -> Rulebook:
-        """The rules that hold now, from a cache that lives for one policy set and one day."""
+    def plan(self, direction: Direction, surface: str, tenant: str, only: frozenset[str] = frozenset()) -> Plan:
+        """What screening takes now, from a cache that lives for one policy set and one day.
+
+        `only` narrows it to the policies named (ids).
+        """
         now = self.clock()
-        books = self._prompt_books if direction is Direction.PROMPT else self._completion_books
+        plans = self._prompt_plans if direction is Direction.PROMPT else self._completion_plans
         key = (self.policies.digest, surface, tenant, only, now // _DAY)
-        book = books.get(key)
-        if book is None:
-            if len(books) > 1000:
-                books.clear()
+        plan = plans.get(key)
+        if plan is None:
+            if len(plans) > 1000:
+                plans.clear()
             today = datetime.fromtimestamp(now, UTC).date()
-            book = books[key] = self.policies.rulebook(direction, surface, tenant, today, only)
-        return book
+            book = self.policies.rulebook(direction, surface, tenant, today, only)
+            plan = plans[key] = Plan(self.detectors, book)
+        return plan
 
     def admit(self, subject: Subject) -> Admission:
         """Whether a subject may ask now; raises `StoreError` while the store is away and the operator says block."""
@@ -144,5 +154,6 @@ class Engine:
         if not self.started:
             return
         self.started = False
+        self.accounts.flush()
         await asyncio.gather(*(detector.close() for detector in self.detectors.values()))
         await self.store.close()

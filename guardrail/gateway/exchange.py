@@ -9,14 +9,13 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
-from functools import cached_property
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guardrail.core.admission import Admission, Subject
 from guardrail.core.content import Content, Direction
-from guardrail.core.incidents import Decision, Incident
+from guardrail.core.incidents import Incident
 from guardrail.core.policy import Action
 from guardrail.core.surface import Notice, Prompt
 from guardrail.core.verdict import Verdict
@@ -57,8 +56,11 @@ class Exchange:
         self.screenings: list[tuple[str, Screening]] = []  # by phase: what detectors cost is counted at the end
         self._scope = scope
         self._receive = receive
-        self._send = send
+        self.send = send  # to the client
         self._began = perf_counter()
+        self.ended = 0.0  # POSIX seconds
+        self.duration = 0.0  # seconds
+        self._aigc = b""
 
     async def run(self, app: ASGIApp) -> None:
         """Travel the whole line; always answers, and always settles."""
@@ -87,14 +89,18 @@ class Exchange:
         engine, dialect = self.engine, self.dialect
         peer = self._scope.get("client")
         self.subject = engine.identifier.identify(self.headers, peer[0] if peer else None)
-        if not await self._admitted(engine.admit(self.subject)):
+        admission = engine.admit(self.subject)
+        if not admission.allowed:
+            await self._turn_away(admission)
             return
         body = await read_body(self._receive, self.headers, engine.options.max_body, engine.options.body_timeout)
         started = perf_counter()
         prompt = self.prompt = dialect.read_prompt(body)
         if engine.options.body_identity and prompt.end_user:
             self.subject = engine.identifier.end_user(self.subject.tenant, prompt.end_user)
-            if not await self._admitted(engine.admit(self.subject)):
+            admission = engine.admit(self.subject)
+            if not admission.allowed:
+                await self._turn_away(admission)
                 return
         if (prompt.structured or prompt.tools) and engine.options.unlabelled_refused:
             self.outcome = "label_required"
@@ -117,9 +123,7 @@ class Exchange:
 
     # -- the prompt ----------------------------------------------------------------------------------------------
 
-    async def _admitted(self, admission: Admission) -> bool:
-        if admission.allowed:
-            return True
+    async def _turn_away(self, admission: Admission) -> None:
         code = self.outcome = admission.code or "account_suspended"
         await self.answer_notice(
             self.notice(admission.status, code, retry_after=admission.retry_after)._replace(
@@ -128,11 +132,10 @@ class Exchange:
                 appeal_url=self.engine.appeal_url(admission.incident) if admission.incident else None,
             )
         )
-        return False
 
     async def _screen(self, content: Content) -> Screening:
-        book = self.engine.rulebook(Direction.PROMPT, self.dialect.surface, self.subject.tenant)
-        screening = await screen(content, self.engine.detectors, book, self.engine.metrics)
+        plan = self.engine.plan(Direction.PROMPT, self.dialect.surface, self.subject.tenant)
+        screening = await screen(content, plan, self.engine.metrics)
         self.screenings.append(("prompt", screening))
         return screening
 
@@ -188,7 +191,7 @@ class Exchange:
         assert self.prompt is not None
         segments = self.prompt.content.segments
         texts = {index: (0, segment.text) for index, segment in enumerate(segments)}
-        return self.evidence(verdict, Direction.PROMPT, texts, _length(self.prompt), strike)
+        return self.evidence(verdict, Direction.PROMPT, texts, self.prompt_length, strike)
 
     def evidence(
         self,
@@ -235,8 +238,8 @@ class Exchange:
             headers.append((b"retry-after", b"%d" % retry_after))
             if status == 429:
                 headers.append((b"x-should-retry", b"false"))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
 
     def our_headers(self) -> list[tuple[bytes, bytes]]:
         """The headers of every guarded answer."""
@@ -249,10 +252,12 @@ class Exchange:
             found.append((b"guardrail-incident", self.incident.encode()))
         return found
 
-    @cached_property
+    @property
     def aigc(self) -> bytes:
         """The implicit label of the answer."""
-        return self.engine.labeller.aigc(self.id)
+        if not self._aigc:
+            self._aigc = self.engine.labeller.aigc(self.id)
+        return self._aigc
 
     def member(self, *, labelled: bool) -> bytes:
         """The `guardrail` object of an answer, as JSON."""
@@ -263,10 +268,6 @@ class Exchange:
             parts += [b',"label":{"text":"', self.engine.labeller.text(self.language).encode(), b'","aigc":']
             parts += [self.aigc, b"}"]
         return b"".join((*parts, b"}"))
-
-    async def send(self, message: Message) -> None:
-        """Send to the client."""
-        await self._send(message)
 
     # -- the way on and the end ----------------------------------------------------------------------------------
 
@@ -292,39 +293,13 @@ class Exchange:
 
     def _settle(self) -> None:
         engine = self.engine
-        engine.metrics.request(self.dialect.surface, self.outcome)
-        for phase, screening in self.screenings:
-            engine.metrics.verdict(screening.direction, screening.verdict)
-            screening.observe_time(phase)
-        if self.screenings:
-            engine.metrics.overhead("request", self.overhead)
-        if self.prompt is None:
-            return  # turned away before anything was read: counted, not recorded
+        self.ended = engine.clock()
+        self.duration = perf_counter() - self._began
         if self.outcome in ("allowed", "cut") and engine.options.sanctions:
-            engine.store.allow(self.subject, engine.clock())
-        try:
-            engine.store.record(
-                Decision(
-                    id=self.id,
-                    at=engine.clock(),
-                    subject=self.subject,
-                    request_id=self.request_id,
-                    surface=self.dialect.surface,
-                    outcome=self.outcome,
-                    action=self.action,
-                    incident=self.incident,
-                    policies=engine.policies.short_digest,
-                    produce_id=self.id if self.labelled else None,
-                    prompt_length=_length(self.prompt),
-                    completion_length=self.completion_length,
-                    streamed=self.streamed,
-                    overhead=self.overhead,
-                    duration=perf_counter() - self._began,
-                )
-            )
-        except StoreError:
-            log.error("a decision could not be queued")
+            engine.store.allow(self.subject, self.ended)  # at once: it ends a row of strikes
+        engine.accounts.add(self)
 
-
-def _length(prompt: Prompt) -> int:
-    return sum(len(segment.text) for segment in prompt.content.segments)
+    @property
+    def prompt_length(self) -> int:
+        """How much text the prompt has, in code points."""
+        return sum(len(segment.text) for segment in self.prompt.content.segments) if self.prompt else 0

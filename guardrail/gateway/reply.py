@@ -82,7 +82,13 @@ class Reply:
         if self._told_to_stop or self._ended:
             raise StreamStopped("the answer was stopped")
         try:
-            await self._take_in(message)
+            if message["type"] == "http.response.body":
+                await self._take_body(message.get("body", b""), message.get("more_body", False))
+            elif message["type"] == "http.response.start":
+                self._start = message
+                await self._choose(message)
+            else:
+                raise MalformedResponse("the guarded app sent a message that is no part of an answer")
         except GuardrailError as error:
             self._failure = error
             raise StreamStopped("the answer was stopped") from error
@@ -91,28 +97,21 @@ class Reply:
     def _told_to_stop(self) -> bool:
         return self._failure is not None or (self._relay is not None and self._relay.stopped)
 
-    async def _take_in(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._start = message
-            await self._choose(message)
-        elif message["type"] == "http.response.body":
-            body, more = message.get("body", b""), message.get("more_body", False)
-            if self._relay is not None:
-                if body:
-                    await self._relay.take(body)
-                if not more:
-                    # At once, not when the app returns: what it does in the background is no part of its answer.
-                    await self._end()
-            else:
-                self._size += len(body)
-                if self._size > self._engine.options.max_response:
-                    raise MalformedResponse("the upstream's answer is larger than accepted")
-                if body:
-                    self._parts.append(body)
-                if not more and self._start is not None:
-                    await self._whole(b"".join(self._parts))
-        else:
-            raise MalformedResponse("the guarded app sent a message that is neither a response's start nor its body")
+    async def _take_body(self, body: bytes, more: bool) -> None:
+        if self._relay is not None:
+            if body:
+                await self._relay.take(body)
+            if not more:
+                # At once, not when the app returns: what it does in the background is no part of its answer.
+                await self._end()
+            return
+        self._size += len(body)
+        if self._size > self._engine.options.max_response:
+            raise MalformedResponse("the upstream's answer is larger than accepted")
+        if body:
+            self._parts.append(body)
+        if not more and self._start is not None:
+            await self._whole(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
 
     async def _choose(self, start: Message) -> None:
         headers = dict(start["headers"])
@@ -129,10 +128,10 @@ class Reply:
 
     def _screen(self, priority: Priority) -> Screening:
         exchange, engine = self._exchange, self._engine
-        book = engine.rulebook(Direction.COMPLETION, exchange.dialect.surface, exchange.subject.tenant)
+        plan = engine.plan(Direction.COMPLETION, exchange.dialect.surface, exchange.subject.tenant)
         streamed = priority is Priority.STREAM
         on_answer = self._answered if streamed else None
-        self._screening = Screening(engine.detectors, book, Direction.COMPLETION, priority, engine.metrics, on_answer)
+        self._screening = Screening(plan, Direction.COMPLETION, priority, engine.metrics, on_answer)
         exchange.screenings.append(("stream" if streamed else "completion", self._screening))
         return self._screening
 
@@ -166,7 +165,7 @@ class Reply:
                 stopped[int(piece.lane[0])] = Ending(self._closing_words(verdict))
             if piece.lane[1:] == ("content",):
                 shown.setdefault(int(piece.lane[0]), []).append(text)
-        affixes = self._affixes(shown, event.finished)
+        affixes = self._affixes(shown, event.finished) if self._engine.labeller.position != "none" else {}
         exchange.labelled = True
         out = dialect.write_reply(event, texts, stopped, affixes, exchange.member(labelled=True))
         exchange.overhead += perf_counter() - started

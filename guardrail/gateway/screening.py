@@ -6,19 +6,49 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
+from typing import NamedTuple
 
 from guardrail.core.content import Content, Direction, Path
 from guardrail.core.findings import Failure, Finding
-from guardrail.core.frontier import Channel, Scan, Scanner, Window
+from guardrail.core.frontier import Channel, Cleared, Scan, Scanner, Window
 from guardrail.core.policy import Rulebook
 from guardrail.core.verdict import Verdict, judge
 from guardrail.errors import DetectorError
 from guardrail.metrics import Metrics
-from guardrail.protocols import Detector, Priority
+from guardrail.protocols import Clearing, Detector, Priority
 
 log = logging.getLogger("guardrail.screening")
 
 _SLICE = 8192  # code points: some ten milliseconds of scanning at the worst
+
+
+class Look(NamedTuple):
+    """One detector's part in a plan: what makes its scanner, the labels to look for, and its quick look if it has one."""
+
+    name: str
+    scanner: Callable[[Direction, frozenset[str]], Scanner]
+    labels: frozenset[str]
+    clears: Callable[[str, Direction, frozenset[str]], bool] | None
+
+
+class Plan:
+    """What screening a text takes under one rulebook: made once, used by every request that it holds for."""
+
+    __slots__ = ("detectors", "looks", "rulebook")
+
+    def __init__(self, detectors: Mapping[str, Detector], rulebook: Rulebook) -> None:
+        self.detectors = detectors
+        self.rulebook = rulebook
+        self.looks = tuple(
+            Look(
+                name,
+                detectors[name].scanner,
+                labels,
+                detector.clears if isinstance(detector := detectors[name], Clearing) else None,
+            )
+            for name, labels in rulebook.labels.items()
+            if name in detectors
+        )
 
 
 class Screening:
@@ -26,33 +56,30 @@ class Screening:
 
     def __init__(
         self,
-        detectors: Mapping[str, Detector],
-        rulebook: Rulebook,
+        plan: Plan,
         direction: Direction,
         priority: Priority,
         metrics: Metrics,
         on_answer: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.channels: list[Channel] = []
-        self.rulebook = rulebook
-        self._detectors = detectors
-        self._scanning = [
-            (name, detectors[name].scanner, labels) for name, labels in rulebook.labels.items() if name in detectors
-        ]
+        self.channels: list[Channel | Cleared] = []
         self.direction = direction
+        self._plan = plan
         self._priority = priority
         self._metrics = metrics
         self._on_answer = on_answer
         self._asked: dict[str, list[tuple[Channel, Window]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._spent: dict[str, float] = dict.fromkeys((name for name, _, _ in self._scanning), 0.0)
+        self._spent: dict[str, float] = {}
 
-    def channel(self) -> Channel:
-        """A new channel for one more text."""
-        scanners: dict[str, Scanner] = {
-            name: _Timed(scanner(self.direction, labels), name, self._spent) for name, scanner, labels in self._scanning
-        }
-        channel = Channel(self.rulebook, scanners, segment=len(self.channels))
+    def channel(self, looks: Sequence[Look] | None = None) -> Channel:
+        """A new channel for one more text, for all detectors or for those of `looks` alone."""
+        spent = self._spent
+        scanners: dict[str, Scanner] = {}
+        for look in self._plan.looks if looks is None else looks:
+            spent.setdefault(look.name, 0.0)
+            scanners[look.name] = _Timed(look.scanner(self.direction, look.labels), look.name, spent)
+        channel = Channel(self._plan.rulebook, scanners, segment=len(self.channels))
         self.channels.append(channel)
         return channel
 
@@ -61,16 +88,34 @@ class Screening:
         for name, window in channel.feed(text, last=last):
             self._asked.setdefault(name, []).append((channel, window))
 
-    async def feed_whole(self, text: str) -> Channel:
+    async def feed_whole(self, text: str) -> Channel | Cleared:
         """Give a new channel a whole text. A long one is fed in slices, so that what runs beside it is not stalled."""
-        channel = self.channel()
-        if len(text) <= _SLICE:
-            self.feed(channel, text, last=True)
-        else:
+        if len(text) > _SLICE:
+            channel = self.channel()
             for start in range(0, len(text), _SLICE):
                 self.feed(channel, text[start : start + _SLICE], last=start + _SLICE >= len(text))
                 await asyncio.sleep(0)
+            return channel
+        looks = self._unclear(text)
+        if not looks:
+            cleared = Cleared(text, segment=len(self.channels))
+            self.channels.append(cleared)
+            return cleared
+        channel = self.channel(looks)
+        self.feed(channel, text, last=True)
         return channel
+
+    def _unclear(self, text: str) -> list[Look]:
+        """The detectors that have to look closer; what the quick looks cost is theirs."""
+        looks: list[Look] = []
+        began = perf_counter()
+        for look in self._plan.looks:
+            if look.clears is None or not look.clears(text, self.direction, look.labels):
+                looks.append(look)
+            now = perf_counter()
+            self._spent[look.name] = self._spent.get(look.name, 0.0) + now - began
+            began = now
+        return looks
 
     def dispatch(self) -> None:
         """Send off all windows that have become due, one call for each detector."""
@@ -104,7 +149,7 @@ class Screening:
     def stopped(self) -> Channel | None:
         """The first channel whose text may not go on, if any."""
         for channel in self.channels:
-            if channel.cut is not None:
+            if channel.cut is not None and isinstance(channel, Channel):
                 return channel
         return None
 
@@ -116,7 +161,7 @@ class Screening:
         for channel in self.channels:
             findings += channel.findings
             failures += channel.failures
-        return judge(self.rulebook, findings, failures)
+        return judge(self._plan.rulebook, findings, failures)
 
     @property
     def length(self) -> int:
@@ -146,7 +191,7 @@ class Screening:
         answers: Sequence[Sequence[Finding] | Failure]
         started = perf_counter()
         try:
-            answers = await self._detectors[name].examine(windows, self._priority)
+            answers = await self._plan.detectors[name].examine(windows, self._priority)
             if len(answers) != len(windows):
                 raise DetectorError(f"{name} answered {len(answers)} of {len(windows)} windows")
         except DetectorError as error:
@@ -157,22 +202,16 @@ class Screening:
             answers = [Failure(name, DetectorError.kind)] * len(windows)
             self._metrics.detector_failed(name, DetectorError.kind)
             log.error("detector %s raised %s", name, type(error).__name__)
-        self._spent[name] += perf_counter() - started
+        self._spent[name] = self._spent.get(name, 0.0) + perf_counter() - started
         for (channel, window), answer in zip(asked, answers, strict=True):
             channel.resolve(name, window, answer)
         if self._on_answer is not None:
             await self._on_answer()
 
 
-async def screen(
-    content: Content,
-    detectors: Mapping[str, Detector],
-    rulebook: Rulebook,
-    metrics: Metrics,
-    priority: Priority = Priority.PROMPT,
-) -> Screening:
+async def screen(content: Content, plan: Plan, metrics: Metrics, priority: Priority = Priority.PROMPT) -> Screening:
     """Screen whole texts; one channel a segment, all settled."""
-    screening = Screening(detectors, rulebook, content.direction, priority, metrics)
+    screening = Screening(plan, content.direction, priority, metrics)
     for count, segment in enumerate(content.segments):
         await screening.feed_whole(segment.text)
         if count % 64 == 63:

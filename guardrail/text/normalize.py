@@ -151,8 +151,9 @@ def squeeze(text: str, *, after_space: bool = False) -> tuple[str, Layer | None]
 
     A run's space stands for its first white space character. Halves of a surrogate pair become U+FFFD.
     """
-    uneven = _UNEVEN_ASCII if text.isascii() else _UNEVEN
-    if uneven.search(text) is None and "  " not in text and not (after_space and text[:1] == " "):
+    plain = text.isascii()
+    uneven = _UNEVEN_ASCII if plain else _UNEVEN
+    if (plain and text.isprintable() or uneven.search(text) is None) and "  " not in text and not (after_space and text[:1] == " "):
         return text, None
     if uneven is _UNEVEN:
         text = _SURROGATES.sub("\ufffd", text)

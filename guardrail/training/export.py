@@ -21,7 +21,9 @@ from guardrail.training.targets import CLASSES, JAILBREAK, LABELS, POLITICAL, UN
 HARM = (UNSAFE, POLITICAL)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 # Shares of `false_positive_rate`: a flag may be wrong more often than a block, a strike hardly ever.
-FLAG_FACTOR, STRIKE_FACTOR, OWN_FACTOR = 2.5, 0.125, 0.25
+FLAG_FACTOR, STRIKE_FACTOR, OWN_FACTOR = 2.5, 0.25, 0.5
+# What has a head of its own is rare: safe text hardly scores there, and the quantile alone would be reckless.
+OWN_FLOOR = (0.3, 0.5, 0.8)
 
 
 class Thresholds(NamedTuple):
@@ -41,6 +43,8 @@ def write_weights(model: Any, backbone: Path, output: Path) -> None:
             if (backbone / name).is_file():
                 # copyfile: the permissions of the source, read-only perhaps, are not ours to keep.
                 shutil.copyfile(backbone / name, output / name)
+        for path in output.glob("*.safetensors"):
+            path.chmod(0o644)  # safetensors writes for the owner alone; a model is for whoever runs the service
     except OSError as error:
         raise SettingsError(f"{output}: {error.strerror or error}; expected a folder that can be written") from None
 
@@ -69,10 +73,8 @@ def choose_thresholds(rows: Sequence[Row], scores: Sequence[Sequence[float]], ra
     for name in (POLITICAL, JAILBREAK):
         place = [LABELS.index(name)]
         shares = (rate, rate * OWN_FACTOR, rate * STRIKE_FACTOR)
-        # Never under an even chance: where safe text hardly scores at all, the quantile alone would be reckless.
-        chosen[name] = Thresholds(*(max(0.5, at(place, share)) for share in shares))
-    # The harm score is judged at the `unsafe` threshold, so a political finding must not block below it.
-    chosen[POLITICAL] = Thresholds(*(max(pair) for pair in zip(chosen[POLITICAL], unsafe, strict=True)))
+        floors = zip(OWN_FLOOR, shares, strict=True)
+        chosen[name] = Thresholds(*(max(floor, at(place, share)) for floor, share in floors))
     return chosen
 
 

@@ -48,6 +48,7 @@ def stream(*texts: str) -> list[bytes]:
 
 
 def scrape(engine: Any) -> str:
+    engine.accounts.flush()
     return render(engine.metrics.registry)[0].decode()
 
 

@@ -21,6 +21,7 @@ from guardrail.detectors.keywords.compiling import Lexicon
 from guardrail.detectors.keywords.scanner import CERTAIN, DETECTOR, HIDDEN, KeywordScanner
 from guardrail.errors import PolicyError
 from guardrail.protocols import Priority
+from guardrail.text.normalize import MOST_HIDDEN, fold, squeeze
 
 
 class KeywordDetector:
@@ -54,6 +55,18 @@ class KeywordDetector:
     def scanner(self, direction: Direction, labels: frozenset[str]) -> KeywordScanner:
         """A fresh scanner for one text that reports `labels` only."""
         return KeywordScanner(self._lexicon, labels)
+
+    def clears(self, text: str, direction: Direction, labels: frozenset[str]) -> bool:
+        """Whether a scanner would surely find nothing in this whole text; a false answer says nothing."""
+        lexicon = self._lexicon
+        squeezed, _ = squeeze(text)
+        if len(text) - len(squeezed) > MOST_HIDDEN:
+            return False
+        folded, _ = fold(squeezed)
+        if lexicon.automaton.find_matches_as_indexes(folded, overlapping=True):
+            return False
+        patterns = lexicon.pattern_set if lexicon.patterns and lexicon.reach(labels) else None
+        return patterns is None or not patterns.Match(folded)
 
     async def examine(self, windows: Sequence[Window], priority: Priority) -> Sequence[Sequence[Finding]]:
         """Scanners of this detector never ask for a window: nothing is found in any."""

@@ -50,16 +50,19 @@ class PiiScanner:
         self._length += len(text)
         self._ended = last
         scan = NOTHING
-        trigger = _TRIGGER.search(buffer, low)
-        if trigger is not None and shapes(fold(buffer[low:])):
-            scan = self._walk(low, trigger.start(), last)
-        self._run, self._cut = self._open(self._length)
+        trigger = suspicious(buffer, low)
+        if trigger is not None:
+            scan = self._walk(low, trigger, last)
+        if not last:
+            self._run, self._cut = self._open(self._length)
         return scan
 
     def frontier(self, at: int) -> int:
         """The offset before which nothing can become a finding later; see `guardrail.core.frontier.Scanner`."""
-        if at >= self._length:
-            return self._length if self._ended and at > self._length else self._cut
+        if at > self._length:
+            return self._length if self._ended else self._cut
+        if at == self._length and not self._ended:
+            return self._cut
         return self._open(at)[1]
 
     def _open(self, at: int) -> tuple[int, int]:
@@ -117,6 +120,12 @@ class PiiScanner:
                     findings.append(Finding(NAME, hit.label, hit.score, first, last, at))
         if self._labels & CONSULTED and worth_asking(view, start - low, past - low, hits, seen):
             windows.append(Window(view, base + low, base + start, at))
+
+
+def suspicious(text: str, start: int = 0) -> int | None:
+    """Where in `text` from `start` on something may begin that is worth a look; none where nothing can."""
+    trigger = _TRIGGER.search(text, start)
+    return trigger.start() if trigger is not None and shapes(fold(text[start:])) else None
 
 
 def settled(start: int, end: int) -> int:
