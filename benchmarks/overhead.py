@@ -51,7 +51,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--without", default="", help="targets to leave out, by name")
     parser.add_argument("--suites", default=",".join(suite.name for suite in SUITES), help="which loads (default all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, for a document")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the tables there, between its marks"
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work there, and leave configurations and logs there")
     parser.add_argument("--gate", action="store_true", help="exit with 1 when a goal is missed")
     options = parser.parse_args()
@@ -88,7 +90,7 @@ def _run(options: argparse.Namespace, console: Console, work: Path, stack: ExitS
     loads.append(machine.load_average())
     missed = report.show(console, results, chosen, options.rounds, (loads[0], loads[-1]))
     if options.markdown:
-        options.markdown.write_text(report.markdown(results, chosen, options.rounds, (loads[0], loads[-1])) + "\n")
+        report.put(options.markdown, report.markdown(results, chosen, options.rounds, (loads[0], loads[-1])))
     if options.json:
         _write(options.json, results, options.rounds)
     return 1 if missed and options.gate else 0

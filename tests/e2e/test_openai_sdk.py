@@ -53,6 +53,22 @@ def test_a_plain_answer_is_the_upstreams_but_for_the_guardrail_object(
     assert without_ours(ours) == direct.chat.completions.create(**request).model_dump()
 
 
+def lanes(chunks: list[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """The chunks of a stream by what they add to: one text of one choice, one tool call, the rest.
+
+    A text that waits to be cleared does not hold up another one, so that order counts within each of these.
+    """
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for chunk in chunks:
+        lane: tuple[Any, ...] = ()
+        for choice in chunk["choices"]:
+            delta = choice["delta"]
+            lane = (choice["index"], *(key for key in ("reasoning_content", "content", "refusal") if delta.get(key)))
+            lane += tuple(call["index"] for call in delta["tool_calls"] or [])
+        found.setdefault(lane, []).append(chunk)
+    return found
+
+
 @pytest.mark.parametrize("kind", ANSWERS)
 @pytest.mark.parametrize("piece", [0, 1, 7])
 def test_a_stream_is_the_upstreams_chunk_by_chunk_but_for_the_guardrail_object(
@@ -62,9 +78,11 @@ def test_a_stream_is_the_upstreams_chunk_by_chunk_but_for_the_guardrail_object(
     request["metadata"] = {"script": json.dumps({**json.loads(request["metadata"]["script"]), "piece": piece})}
     request["stream_options"] = {"include_usage": True}
     ours = [chunk.model_dump() for chunk in client.chat.completions.create(**request)]
-    assert [without_ours(chunk) for chunk in ours] == [
-        chunk.model_dump() for chunk in direct.chat.completions.create(**request)
-    ]
+    theirs = [chunk.model_dump() for chunk in direct.chat.completions.create(**request)]
+    assert len(ours) == len(theirs)
+    assert lanes([without_ours(chunk) for chunk in ours]) == lanes(theirs)
+    last = {choice["index"]: choice for chunk in ours for choice in chunk["choices"]}
+    assert all(choice["finish_reason"] for choice in last.values()), "something came after its choice had finished"
     marked = [chunk for chunk in ours if "guardrail" in chunk]
     assert len(marked) == 1
     # It rides on the chunk that finishes the last open choice; nothing of ours comes after the usage.

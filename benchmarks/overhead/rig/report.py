@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from rig.results import Results
 from rig.targets import Target
 
 _DASH = "-"
+BEGIN, END = "<!-- overhead:begin -->", "<!-- overhead:end -->"
 
 COLUMNS = (
     "target", "it screens", "plain c=1: p50 ms", "times nginx", "plain c=32: requests/s", "CPU us/request",
@@ -135,3 +137,12 @@ def markdown(results: Results, targets: Sequence[Target], rounds: int, loads: tu
             table(("goal", "limit", "measured", "outcome"), goal_rows(results)[0]),
         ]
     )
+
+
+def put(path: Path, text: str) -> None:
+    """Write `text` to `path`; into the place between the two marks where the file is there and has them."""
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    page = f"{before}{BEGIN}\n{text}\n{END}{after}" if begin and end else f"{text}\n"
+    path.write_text(page, encoding="utf-8")
