@@ -68,12 +68,13 @@ def write_policy(home: Path, name: str = "house", blocked: str = BLOCKED, policy
 
 
 def write_settings(home: Path, more: str = "", settings: str = SETTINGS, top: str = "") -> Path:
-    """`home/guardrail.toml` with the profile "bare", which is the policy "house" alone: it loads in no time."""
+    """`home/guardrail.toml` with the profile "bare", which is the policies under `home` alone: it loads in no time."""
     profiles = home / "policies" / "profiles"
     if not (home / "policies" / "house").is_dir():
         write_policy(home)
     profiles.mkdir(exist_ok=True)
-    (profiles / "bare.toml").write_text('title = "Bare"\npolicies = ["house"]\n', encoding="utf-8")
+    names = sorted(file.parent.name for file in home.glob("policies/*/policy.toml"))
+    (profiles / "bare.toml").write_text(f'title = "Bare"\npolicies = {names}\n', encoding="utf-8")
     file = home / "guardrail.toml"
     file.write_text(f"{top}\n{settings}\n{more}", encoding="utf-8")
     return file

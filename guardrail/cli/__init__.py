@@ -22,9 +22,10 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line."""
-    register(app)
+    if not app.registered_commands:
+        register(app)
     try:
-        app()
+        app(prog_name="guardrail")
     except GuardrailError as error:
         typer.echo(f"guardrail: {error}", err=True)
         sys.exit(2)

@@ -66,7 +66,8 @@ async def _run(guard: Guard) -> tuple[Report, dict[str, str]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     async with guard:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        stderr = Console(stderr=True)
+        with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
             task = progress.add_task("cases", total=len(cases))
             async for outcome in run(cases, screen):
                 report.add(outcome)

@@ -44,7 +44,7 @@ def serve(
         "observe": True if observe else None,
     }
     if log_level not in ("debug", "info", "warning", "error"):
-        raise typer.BadParameter("expected debug, info, warning or error", param_hint="--log-level")
+        raise typer.BadParameter(f"got {log_level!r}; expected debug, info, warning or error", param_hint="--log-level")
 
     import uvloop
 
