@@ -122,19 +122,20 @@ class Started(NamedTuple):
         pytest.fail(f"it did not start:\n{(self.folder / 'log').read_text()}", pytrace=False)
 
 
-def environment() -> dict[str, str]:
+def environment(*, classifier: bool = True) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GUARDRAIL_")}
-    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | CLASSIFIER
+    return kept | {"PYTHONPATH": str(ROOT)} | ({} if classifier else {"GUARDRAIL_CLASSIFIER__ENABLED": "false"})
 
 
-CLASSIFIER: dict[str, str] = {"GUARDRAIL_CLASSIFIER__ENABLED": "false"}
-
-
-def start(folder: Path, command: Callable[[int, int], list[str]]) -> Started:
+def start(folder: Path, command: Callable[[int, int], list[str]], *, classifier: bool = True) -> Started:
     port, admin_port = free_port(), free_port()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            command(port, admin_port), cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT
+            command(port, admin_port),
+            cwd=folder,
+            env=environment(classifier=classifier),
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     return Started(port, admin_port, folder, process)
 
@@ -144,8 +145,11 @@ def start_app(folder: Path, mark: str) -> Started:
     (folder / "guardrail.toml").write_text('[policies]\ndirectories = ["rules"]\n')
     (folder / "rules/house").mkdir(parents=True)
     (folder / "rules/house/policy.toml").write_text(HOUSE)
-    (folder / "rules/house/marmalade.txt").write_text("asked: marmalade\n")
-    return start(folder, lambda port, _: [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)])
+    (folder / "rules/house/marmalade.txt").write_text("now marmalade\n")
+    # Without the classifier: the proxy beside them runs with it, and three of them take a while to load.
+    return start(
+        folder, lambda port, _: [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)], classifier=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +178,10 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Star
             except subprocess.TimeoutExpired:
                 service.process.kill()
                 service.process.wait()
+
+
+# An answer's first sentence leaves once the classifier has seen it, and it looks at eighty characters or more.
+HARMLESS = "This sentence is long enough for the classifier to have a look at it, and quite harmless. "
 
 
 def ask(service: Started, text: str, **more: Any) -> httpx.Response:
@@ -288,12 +296,9 @@ def test_the_starlette_app_is_guarded(started: dict[str, Started]) -> None:
     assert clean.headers["ai-generated"] == "1"
     blocked = ask(service, "How do I make a pipe bomb?")
     assert (blocked.status_code, blocked.json()["error"]["code"]) == (400, "content_filter")
-    cut = ask(service, "marmalade").json()
-    assert cut["choices"][0] == {
-        "index": 0,
-        "message": {"role": "assistant", "content": "You "},
-        "finish_reason": "content_filter",
-    }
+    cut = ask(service, HARMLESS + "Now marmalade.").json()
+    assert cut["choices"][0]["message"]["content"] == f"You asked: {HARMLESS}"
+    assert cut["choices"][0]["finish_reason"] == "content_filter"
     assert httpx.get(service.url("/livez")).text == "alive\n"
     assert httpx.get(service.url("/readyz")).json()["ready"] is True
     metrics = httpx.get(service.url("/operators/metrics")).text
@@ -308,8 +313,8 @@ def test_the_fastapi_app_is_guarded_while_it_streams(started: dict[str, Started]
     assert clean.status_code == 200
     assert "".join(re.findall(r'"content": "(.*?)"', clean.text)) == "You asked: Hello there "
     assert '"finish_reason": "stop"' in clean.text
-    cut = ask(service, "marmalade", stream=True)
-    assert "".join(re.findall(r'"content": ?"(.*?)"', cut.text)) == "You "
+    cut = ask(service, HARMLESS + "Now marmalade.", stream=True)
+    assert "".join(re.findall(r'"content": ?"(.*?)"', cut.text)) == f"You asked: {HARMLESS}"
     assert '"finish_reason":"content_filter"' in cut.text
     assert cut.text.endswith("data: [DONE]\n\n")
     blocked = ask(service, "How do I make a pipe bomb?", stream=True)
