@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ def test_the_scanner_of_the_example_finds_the_same_however_the_text_is_cut(
 ) -> None:
     write_rules(tmp_path)
     names = run("class InvoiceDetector", tmp_path, monkeypatch)
-    book = names["guard"].rulebook(Direction.COMPLETION, "openai_chat", "default", frozenset({"house"}))
+    policies = names["guard"].policies
+    book = policies.rulebook(Direction.COMPLETION, "openai_chat", "default", date(2026, 1, 1), frozenset({"house"}))
     dice = random.Random(7)
     text = "".join(dice.choice(["INV-", "IN", "12345678", "123", "V", " ", "INV-00000000"]) for _ in range(400))
 
