@@ -43,6 +43,7 @@ class Admission:
 
 
 ADMITTED = Admission()
+_NONE = Step.NONE  # reading a member off its enum is a call in Python 3.11
 
 
 def admit(standing: Standing, ladder: Ladder, last_request_at: float | None, at: float) -> Admission:
@@ -51,7 +52,7 @@ def admit(standing: Standing, ladder: Ladder, last_request_at: float | None, at:
     `last_request_at` is when the subject's last request *was let in* (none: not known), which only a limit looks at;
     a request that was refused with 429 does not push the next one further away.
     """
-    if standing.step is Step.NONE:
+    if standing.step is _NONE:
         return ADMITTED
     step, until, incident = standing.step, standing.until, standing.incident
     if step is Step.TERMINATE:

@@ -8,6 +8,9 @@ from typing import NamedTuple
 from guardrail.core.findings import Failure, Finding
 from guardrail.core.policy import Action, Rule, Rulebook
 
+# Reading a member off its enum is a call in Python 3.11, and these are read for every text.
+_ALLOW, _ANSWER = Action.ALLOW, Action.ANSWER
+
 
 class Match(NamedTuple):
     """A rule that a finding met."""
@@ -37,7 +40,7 @@ class Verdict(NamedTuple):
     @property
     def stops(self) -> bool:
         """Whether the text may not pass, redacted or otherwise."""
-        return self.action >= Action.ANSWER
+        return self.action >= _ANSWER
 
 
 def judge(rulebook: Rulebook, findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> Verdict:
@@ -46,7 +49,7 @@ def judge(rulebook: Rulebook, findings: Sequence[Finding], failures: Sequence[Fa
     Matches come in the order of the text: by segment, then by the offset at which each finding became certain.
     """
     if not findings and not failures:
-        return Verdict(Action.ALLOW, (), (), rulebook.digest)
+        return Verdict(_ALLOW, (), (), rulebook.digest)
     matches = [
         Match(rule, finding)
         for finding in sorted(findings, key=_text_order)

@@ -22,6 +22,7 @@ from guardrail.metrics import Metrics
 from guardrail.protocols import Detector, Dialect, Identifier, Labeller, Store
 
 _DAY = 86400.0
+_PROMPT = Direction.PROMPT  # reading a member off its enum is a call in Python 3.11
 _PlanKey = tuple[str, str, str, frozenset[str], float]
 
 
@@ -93,7 +94,7 @@ class Engine:
         `only` narrows it to the policies named (ids).
         """
         now = self.clock()
-        plans = self._prompt_plans if direction is Direction.PROMPT else self._completion_plans
+        plans = self._prompt_plans if direction is _PROMPT else self._completion_plans
         key = (self.policies.digest, surface, tenant, only, now // _DAY)
         plan = plans.get(key)
         if plan is None:

@@ -33,8 +33,19 @@ log = logging.getLogger("guardrail.gateway")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
+_NOBODY = Subject("unknown", "", "unknown")
+# Reading a member off its enum is a call in Python 3.11, and these are read for every request.
+_ALLOW, _REDACT, _PROMPT = Action.ALLOW, Action.REDACT, Direction.PROMPT
+
+
 class Exchange:
     """One request to a guarded surface and its answer."""
+
+    __slots__ = (
+        "_aigc", "_began", "_receive", "_scope", "action", "completion_length", "dialect", "duration", "ended",
+        "engine", "headers", "id", "incident", "labelled", "language", "outcome", "overhead", "prompt", "request_id",
+        "screenings", "send", "streamed", "subject",
+    )  # fmt: skip
 
     def __init__(self, engine: Engine, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
         self.engine = engine
@@ -44,9 +55,9 @@ class Exchange:
         self.id = engine.new_id()
         given = self.headers.get(b"x-request-id", b"").decode("latin-1")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else self.id
-        self.subject = Subject("unknown", "", "unknown")
+        self.subject = _NOBODY
         self.prompt: Prompt | None = None
-        self.action = Action.ALLOW
+        self.action = _ALLOW
         self.incident: str | None = None
         self.outcome = "error"
         self.overhead = 0.0  # seconds this guard has added
@@ -112,9 +123,9 @@ class Exchange:
         if verdict.stops:
             await self._refuse(verdict)
             return
-        if verdict.matches or verdict.action is not Action.ALLOW:
+        if verdict.matches or verdict.action is not _ALLOW:
             engine.store.note(self._prompt_evidence(verdict))
-        if verdict.action is Action.REDACT:
+        if verdict.action is _REDACT:
             body = dialect.write_prompt(body, screening.changed(prompt.content))
         self.overhead = perf_counter() - started
         # No extensions: a file that the server sends by itself, or trailers, would pass us by.
@@ -134,7 +145,7 @@ class Exchange:
         )
 
     async def _screen(self, content: Content) -> Screening:
-        plan = self.engine.plan(Direction.PROMPT, self.dialect.surface, self.subject.tenant)
+        plan = self.engine.plan(_PROMPT, self.dialect.surface, self.subject.tenant)
         screening = await screen(content, plan, self.engine.metrics)
         self.screenings.append(("prompt", screening))
         return screening

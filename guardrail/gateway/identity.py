@@ -51,6 +51,9 @@ class Addresses:
         return address or "unknown"
 
 
+_ANYBODY = TenantKey(DEFAULT_TENANT)
+
+
 class HeaderIdentifier:
     """The default `Identifier`.
 
@@ -79,7 +82,7 @@ class HeaderIdentifier:
     def identify(self, headers: Mapping[bytes, bytes], peer: str | None) -> Subject:
         """The subject of a request; raises `Unauthorized`."""
         credential = _credential(headers)
-        tenant = TenantKey(DEFAULT_TENANT)
+        tenant = _ANYBODY
         if self._tenants:
             found = self._tenants.get(hashlib.sha256(credential).hexdigest()) if credential else None
             if found is None:

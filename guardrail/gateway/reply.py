@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _TOOL_ENDINGS = ("tool_calls", "function_call")
 
 
+# Reading a member off its enum is a call in Python 3.11, and these are read for every answer.
+_ALLOW, _COMPLETION, _WHOLE, _STREAM = Action.ALLOW, Direction.COMPLETION, Priority.PROMPT, Priority.STREAM
+
+
 class Reply:
     """One answer. The guarded app runs in the caller's task, so that a stream that is cut can cancel it there."""
 
@@ -128,10 +132,10 @@ class Reply:
 
     def _screen(self, priority: Priority) -> Screening:
         exchange, engine = self._exchange, self._engine
-        plan = engine.plan(Direction.COMPLETION, exchange.dialect.surface, exchange.subject.tenant)
-        streamed = priority is Priority.STREAM
+        plan = engine.plan(_COMPLETION, exchange.dialect.surface, exchange.subject.tenant)
+        streamed = priority is _STREAM
         on_answer = self._answered if streamed else None
-        self._screening = Screening(plan, Direction.COMPLETION, priority, engine.metrics, on_answer)
+        self._screening = Screening(plan, _COMPLETION, priority, engine.metrics, on_answer)
         exchange.screenings.append(("stream" if streamed else "completion", self._screening))
         return self._screening
 
@@ -145,7 +149,7 @@ class Reply:
             return
         started = perf_counter()
         event = dialect.read_reply(body)
-        screening = self._screen(Priority.PROMPT)
+        screening = self._screen(_WHOLE)
         channels = [await screening.feed_whole(piece.text) for piece in event.pieces]
         screening.dispatch()
         await screening.settled()
@@ -195,7 +199,7 @@ class Reply:
         exchange.streamed = exchange.labelled = True
         self._relay = Relay(
             exchange.dialect,
-            self._screen(Priority.STREAM),
+            self._screen(_STREAM),
             self._emit,
             choices=exchange.prompt.choices,
             member=self._member,
@@ -272,7 +276,7 @@ class Reply:
         exchange = self._exchange
         verdict = screening.verdict
         exchange.action = max(exchange.action, verdict.action)
-        if verdict.action is not Action.ALLOW or verdict.matches:
+        if verdict.action is not _ALLOW or verdict.matches:
             incident = exchange.evidence(verdict, Direction.COMPLETION, rest, screening.length)
             if verdict.stops:
                 await self._engine.store.refuse(incident)

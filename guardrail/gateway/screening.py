@@ -23,7 +23,7 @@ _SLICE = 8192  # code points: some ten milliseconds of scanning at the worst
 
 
 class Look(NamedTuple):
-    """One detector's part in a plan: what makes its scanner, the labels to look for, and its quick look if it has one."""
+    """One detector in a plan: what makes its scanner, the labels to look for, and its quick look, if it has one."""
 
     name: str
     scanner: Callable[[Direction, frozenset[str]], Scanner]

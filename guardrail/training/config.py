@@ -69,6 +69,9 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     weight_decay: float = 0.01
     warmup: Share = 0.06
     dropout: Share = 0.1
+    balance_classes: bool = False
+    """Teach the class heads which harm an unsafe text is, rare ones as much as common ones: a last, short stage that
+    starts from a finished model (`--backbone`), whose heads it keeps."""
     patience: Positive = 2
     checkpoint_steps: Positive = 200
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -23,7 +23,7 @@ from guardrail.errors import SettingsError
 from guardrail.inference.tokens import TokenEncoder
 from guardrail.training.config import TrainConfig
 from guardrail.training.rows import Row
-from guardrail.training.targets import LABELS, targets
+from guardrail.training.targets import CLASSES, LABELS, targets
 
 
 class Progress(NamedTuple):
@@ -157,6 +157,9 @@ def finetune(
     encoder = TokenEncoder.load(backbone, config.max_tokens)
     ids = encoder.head_and_tail([row.text for row in rows])
     wanted, weights = (torch.tensor(part) for part in zip(*(targets(row) for row in rows), strict=True))
+    if config.balance_classes:
+        weights = _balanced(wanted, weights)
+    usual = weights.mean(0)
     lengths = [len(row) for row in ids]
 
     head = [
@@ -189,10 +192,11 @@ def finetune(
                 logits = model(input_ids=tokens.to(device), attention_mask=mask.to(device)).logits
             raw = binary_cross_entropy_with_logits(logits.float(), wanted[batch].to(device), reduction="none")
             known = weights[batch].to(device)
-            # The one number that drives blocking weighs as much as all class heads together.
-            share = known / known.sum(0).clamp(min=1.0)
-            per_head = (raw * share).sum(0)
-            loss = per_head[0] + per_head[1:].mean() * 2.0
+            # A rare class keeps its weight only when batches without it count less: divide by what is usual.
+            total = usual.to(device) * len(batch) if config.balance_classes else known.sum(0)
+            per_head = (raw * known).sum(0) / total.clamp(min=1.0)
+            # The one number that drives blocking weighs about as much as all other heads together.
+            loss = per_head[0] + per_head[1:].mean() * (3.0 if config.balance_classes else 2.0)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(body + head, 1.0)
             optimizer.step()
@@ -290,6 +294,19 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     """Learning-rate factor: a linear rise over the share `warmup` of all steps, then a linear fall to zero."""
     rise = max(1, int(steps * warmup))
     return (step + 1) / rise if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
+
+
+def _balanced(wanted: Tensor, weights: Tensor) -> Tensor:
+    """Weights under which each class has as much to say as its opposite, and safe rows, which it never names, little."""
+    places = [LABELS.index(name) for name in CLASSES]
+    safe = (wanted.sum(1, keepdim=True) == 0) & (weights[:, places] > 0)
+    known = weights[:, places] * torch.where(safe, 0.1, 1.0)
+    yes, no = (wanted[:, places] * known).sum(0), ((1 - wanted[:, places]) * known).sum(0)
+    half = (yes + no) / 2
+    scaled = torch.where(wanted[:, places] > 0, half / yes.clamp(min=1.0), half / no.clamp(min=1.0)) * known
+    result = weights.clone()
+    result[:, places] = scaled
+    return result
 
 
 def _fingerprint(config: TrainConfig, rows: Sequence[Row]) -> str:

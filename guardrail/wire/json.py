@@ -25,8 +25,10 @@ def decode(body: bytes) -> Any:
     interpreter reads (RFC 8259 section 4 and 8, RFC 7493).
     """
     try:
-        text = body.decode("utf-8")
-        value = _DECODER.decode(text)
+        text = body.decode("utf-8").strip(" \t\r\n")
+        value, end = _DECODER.raw_decode(text)
+        if end != len(text):
+            raise json.JSONDecodeError("more follows", text, end)
         if "\\u" in text:
             # Only an escape can smuggle in a lone surrogate: UTF-8 itself has none.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -71,8 +73,9 @@ def replace(body: bytes, changes: Mapping[Path, Any]) -> bytes:
 def add_member(text: bytes, key: str, value: bytes) -> bytes:
     """Add `"key": value` as the last member of the object that ends last in `text`, leaving all else as it is."""
     end = text.rindex(b"}")
-    comma = b"" if text[:end].rstrip().endswith(b"{") else b","
-    return b"".join((text[:end], comma, encode(key), b":", value, text[end:]))
+    before = text[:end]
+    comma = b"" if before.rstrip().endswith(b"{") else b","
+    return b"".join((before, comma, encode(key), b":", value, text[end:]))
 
 
 def strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:

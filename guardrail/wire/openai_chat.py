@@ -47,12 +47,18 @@ class OpenAIChat:
         messages = request.get("messages")
         if not isinstance(messages, list) or not messages:
             raise MalformedRequest("messages: expected a list of at least one message", param="messages")
-        since = max((i for i, m in enumerate(messages) if _role(m, i) == "assistant"), default=-1)
-        segments = [
-            Segment(text, message["role"], path, index > since and message["role"] == "user")
-            for index, message in enumerate(messages)
-            for path, text in _message_texts(message, ("messages", index))
-        ]
+        roles = [_role(message, index) for index, message in enumerate(messages)]
+        latest = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
+        segments: list[Segment] = []
+        for index, (role, message) in enumerate(zip(roles, messages, strict=True)):
+            asked = index >= latest and role == "user"
+            content = message.get("content")
+            if len(message) == 2 and type(content) is str:  # nearly every message: a role and a text
+                if content:
+                    segments.append(Segment(content, role, ("messages", index, "content"), asked))
+            else:
+                texts = _message_texts(message, ("messages", index))
+                segments += [Segment(text, role, path, asked) for path, text in texts]
         prediction = request.get("prediction")
         if prediction is not None:
             segments += [Segment(t, "assistant", p, False) for p, t in json.strings(prediction, ("prediction",))]
@@ -237,14 +243,10 @@ def _message_texts(message: dict[str, Any], at: Path) -> Iterator[tuple[Path, st
     for key, value in message.items():
         if key == "role" or value is None:
             continue
-        if key == "content" and isinstance(value, str):
-            if value:
-                yield (*at, key), value
-            continue
         if key == "content" and isinstance(value, list):
             for index, part in enumerate(value):
                 yield from _part_texts(part, (*at, "content", index))
-        elif key == "content":
+        elif key == "content" and not isinstance(value, str):
             raise MalformedRequest(f"{_where((*at, key))}: expected text or a list of parts", param=_where((*at, key)))
         elif key == "audio" and at[0] == "messages":
             continue  # a handle of an earlier spoken answer, which the upstream holds
