@@ -5,22 +5,20 @@ The lowest layers and the embeddings stay as the backbone has them, which is wha
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import random
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from guardrail.errors import SettingsError
 from guardrail.inference.tokens import TokenEncoder
+from guardrail.training.checkpoint import Checkpoint, fingerprint
 from guardrail.training.config import TrainConfig
 from guardrail.training.rows import Row
 from guardrail.training.targets import CLASSES, LABELS, targets
@@ -82,6 +80,19 @@ def load_backbone(folder: Path, config: TrainConfig) -> Any:
         for parameter in layer.parameters():
             parameter.requires_grad = False
     return model
+
+
+def balance(wanted: Tensor, weights: Tensor) -> Tensor:
+    """Weights under which each class says as much as its opposite, and safe rows, which it never names, little."""
+    places = [LABELS.index(name) for name in CLASSES]
+    safe = (wanted.sum(1, keepdim=True) == 0) & (weights[:, places] > 0)
+    known = weights[:, places] * torch.where(safe, 0.1, 1.0)
+    yes, no = (wanted[:, places] * known).sum(0), ((1 - wanted[:, places]) * known).sum(0)
+    half = (yes + no) / 2
+    scaled = torch.where(wanted[:, places] > 0, half / yes.clamp(min=1.0), half / no.clamp(min=1.0)) * known
+    result = weights.clone()
+    result[:, places] = scaled
+    return result
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, dice: random.Random) -> list[list[int]]:
@@ -158,7 +169,7 @@ def finetune(
     ids = encoder.head_and_tail([row.text for row in rows])
     wanted, weights = (torch.tensor(part) for part in zip(*(targets(row) for row in rows), strict=True))
     if config.balance_classes:
-        weights = _balanced(wanted, weights)
+        weights = balance(wanted, weights)
     usual = weights.mean(0)
     lengths = [len(row) for row in ids]
 
@@ -175,7 +186,7 @@ def finetune(
     span = per_epoch * (config.schedule_epochs or config.epochs)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, span, config.warmup))
 
-    state = _Checkpoint(checkpoint, _fingerprint(config, rows), model, optimizer, schedule)
+    state = Checkpoint(checkpoint, fingerprint(config, rows), model, optimizer, schedule)
     state.restore()
     model.train()
     # Dropout is off below the cut: a frozen layer has nothing to regularise.
@@ -219,97 +230,7 @@ def finetune(
     return Outcome(model, list(state.dev), state.best_epoch, len(rows))
 
 
-class _Checkpoint:
-    """The state of a run on disk: trained weights, optimiser, dice and dev history. Written whole, then renamed."""
-
-    def __init__(self, folder: Path, fingerprint: str, model: Any, optimizer: Any, schedule: Any) -> None:
-        self.path = folder / "state.pt"
-        self.fingerprint = fingerprint
-        self.model, self.optimizer, self.schedule = model, optimizer, schedule
-        self.step = 0
-        self.loss = 0.0
-        self.dev: list[float] = []
-        self.best: dict[str, Tensor] = {}
-        self.best_epoch = -1
-        self.finished = False
-
-    def _trained(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-
-    def restore(self) -> None:
-        """Take up what is on disk. Raises SettingsError when it belongs to other rows or another training file."""
-        if not self.path.is_file():
-            return
-        try:
-            saved = torch.load(self.path, weights_only=True)
-            fingerprint = saved["fingerprint"]
-        except Exception as error:  # torch raises half a dozen kinds for a damaged file
-            raise SettingsError(f"{self.path}: unreadable checkpoint ({error}); delete it to start again") from None
-        if fingerprint != self.fingerprint:
-            raise SettingsError(
-                f"{self.path}: belongs to a run with other rows or settings; pass --restart to start again, "
-                "or --checkpoint to keep both"
-            )
-        self.model.load_state_dict(saved["weights"], strict=False)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.load_state_dict(saved["schedule"])
-        torch.set_rng_state(saved["dice"])
-        self.step, self.loss, self.dev = saved["step"], saved["loss"], saved["dev"]
-        self.best, self.best_epoch, self.finished = saved["best"], saved["best_epoch"], saved["finished"]
-
-    def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        torch.save(
-            {
-                "fingerprint": self.fingerprint,
-                "weights": self._trained(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "dice": torch.get_rng_state(),
-                "step": self.step,
-                "loss": self.loss,
-                "dev": self.dev,
-                "best": self.best,
-                "best_epoch": self.best_epoch,
-                "finished": self.finished,
-            },
-            partial,
-        )
-        os.replace(partial, self.path)
-
-    def end_epoch(self, metric: float, patience: int) -> None:
-        self.dev.append(metric)
-        if self.best_epoch < 0 or metric > self.dev[self.best_epoch]:
-            self.best_epoch = len(self.dev) - 1
-            self.best = {name: p.clone().cpu() for name, p in self._trained().items()}
-        self.finished = len(self.dev) - 1 - self.best_epoch >= patience
-
-    def load_best(self) -> None:
-        if self.best:
-            self.model.load_state_dict(self.best, strict=False)
-
-
 def _rate(step: int, steps: int, warmup: float) -> float:
     """Learning-rate factor: a linear rise over the share `warmup` of all steps, then a linear fall to zero."""
     rise = max(1, int(steps * warmup))
     return (step + 1) / rise if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
-
-
-def _balanced(wanted: Tensor, weights: Tensor) -> Tensor:
-    """Weights under which each class has as much to say as its opposite, and safe rows, which it never names, little."""
-    places = [LABELS.index(name) for name in CLASSES]
-    safe = (wanted.sum(1, keepdim=True) == 0) & (weights[:, places] > 0)
-    known = weights[:, places] * torch.where(safe, 0.1, 1.0)
-    yes, no = (wanted[:, places] * known).sum(0), ((1 - wanted[:, places]) * known).sum(0)
-    half = (yes + no) / 2
-    scaled = torch.where(wanted[:, places] > 0, half / yes.clamp(min=1.0), half / no.clamp(min=1.0)) * known
-    result = weights.clone()
-    result[:, places] = scaled
-    return result
-
-
-def _fingerprint(config: TrainConfig, rows: Sequence[Row]) -> str:
-    digest = hashlib.sha256(msgspec.json.encode(config, order="deterministic"))
-    digest.update(msgspec.json.encode(list(rows)))
-    return digest.hexdigest()

@@ -16,9 +16,9 @@ from guardrail.inference.torch import load_classifier
 from guardrail.training import run
 from guardrail.training.config import Backbone, Model, Quota, TrainConfig
 from guardrail.training.export import choose_thresholds
-from guardrail.training.finetune import Progress, finetune, load_backbone, plan_batches
+from guardrail.training.finetune import Progress, balance, finetune, load_backbone, plan_batches
 from guardrail.training.rows import Row
-from guardrail.training.targets import LABELS
+from guardrail.training.targets import LABELS, targets
 from tests.inference.tiny import write_model
 
 SAFE = ["bake a cake", "make a nice cake today", "the weather nice today", "you bake the nice cake"]
@@ -129,6 +129,20 @@ def test_a_backbone_that_is_none_or_too_shallow_is_refused(backbone: Path, tmp_p
         load_backbone(backbone, config(layers=5))
 
 
+def test_balanced_classes_have_as_much_to_say_as_their_opposite() -> None:
+    rows = [Row("x", "unsafe", cls="insult")] * 30 + [Row("x", "unsafe", cls="sexual")] * 3
+    rows += [Row("x", "unsafe", cls="unsafe_other")] * 5 + [Row("x", "safe", cls="safe")] * 40
+    wanted, weights = (torch.tensor(part) for part in zip(*(targets(row) for row in rows), strict=True))
+    balanced = balance(wanted, weights)
+    for name in ("insult", "sexual"):
+        place = LABELS.index(name)
+        yes = float((balanced[:, place] * wanted[:, place]).sum())
+        assert yes == pytest.approx(float((balanced[:, place] * (1 - wanted[:, place])).sum()))
+    unknown = balanced[33:38]
+    assert float(unknown[:, LABELS.index("insult")].sum()) == 0.0
+    assert torch.equal(balanced[:, 0], weights[:, 0])
+
+
 def test_batches_hold_every_row_once_and_little_padding() -> None:
     dice = random.Random(1)
     lengths = [dice.randint(1, 128) for _ in range(1_000)]
@@ -191,7 +205,8 @@ def test_thresholds_hold_the_rate_in_every_language() -> None:
     chosen = choose_thresholds(rows, scores, 0.04)
     assert chosen["unsafe"].flag < chosen["unsafe"].block < chosen["unsafe"].strike
     assert chosen["insult"] == chosen["unsafe"]
-    assert chosen["political"].block >= chosen["unsafe"].block
+    for name in ("political", "jailbreak"):
+        assert all(value >= floor for value, floor in zip(chosen[name], (0.3, 0.5, 0.8), strict=True))
     for lang in ("zh", "en"):
         safe = [max(s[:2]) for s, row in zip(scores, rows, strict=True) if row.label == "safe" and row.lang == lang]
         assert sum(score >= chosen["unsafe"].block for score in safe) <= 0.04 * len(safe)
