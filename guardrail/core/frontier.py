@@ -114,6 +114,7 @@ class Channel:
         "_scanners",
         "_stop",
         "_text",
+        "clear",
         "cut",
         "failures",
         "received",
@@ -134,6 +135,8 @@ class Channel:
         self.segment = segment
         self.received = 0
         self.taken = 0
+        self.clear = 0
+        """The offset up to which the text may leave now."""
         self.cut: int | None = None
         self.stopped_at: int | None = None
         self.failures: list[Failure] = []
@@ -179,19 +182,6 @@ class Channel:
 
     # -- text out ------------------------------------------------------------------------------------------------
 
-    @property
-    def clear(self) -> int:
-        """The offset up to which the text may leave now."""
-        if self.cut is not None:
-            return max(self.cut, self.taken)
-        limit = self.received if self._ended else self._frontier(self.received)
-        for due in self._due:
-            if due.detector in self._rulebook.enforcing:
-                limit = min(limit, due.window.start)
-        if self._stop is not None:
-            limit = min(limit, self._stop.cut)
-        return max(limit, self.taken)
-
     def take(self, upto: int) -> str:
         """Remove and return the text before offset `upto` (at most `clear`), with its redactions made."""
         upto = min(upto, self.clear)
@@ -227,6 +217,17 @@ class Channel:
 
     # -- bookkeeping ---------------------------------------------------------------------------------------------
 
+    def _clear(self) -> int:
+        if self.cut is not None:
+            return max(self.cut, self.taken)
+        limit = self.received if self._ended else self._frontier(self.received)
+        for due in self._due:
+            if due.detector in self._rulebook.enforcing:
+                limit = min(limit, due.window.start)
+        if self._stop is not None:
+            limit = min(limit, self._stop.cut)
+        return max(limit, self.taken)
+
     def _frontier(self, at: int) -> int:
         limit = min(at, self.received)
         for name, scanner in self._scanners.items():
@@ -254,14 +255,17 @@ class Channel:
 
     def _advance(self) -> None:
         """Make the earliest stop effective once every enforcing window that was due before it is answered."""
-        if self._stop is None or self.cut is not None:
-            return
+        if self._stop is not None and self.cut is None:
+            self._stop_if_due(self._stop)
+        self.clear = self._clear()
+
+    def _stop_if_due(self, stop: _Stop) -> None:
         enforcing = self._rulebook.enforcing
-        if any(due.window.at <= self._stop.at and due.detector in enforcing for due in self._due):
+        if any(due.window.at <= stop.at and due.detector in enforcing for due in self._due):
             return
-        self.cut, self.stopped_at = self._stop.cut, self._stop.at
+        self.cut, self.stopped_at = stop.cut, stop.at
         # What an observing detector was asked before the stop still counts; what came after it does not.
-        self._due = [due for due in self._due if due.window.at <= self._stop.at]
+        self._due = [due for due in self._due if due.window.at <= stop.at]
 
     def _redact(self, start: int, end: int, rule: Rule) -> None:
         merged: list[tuple[int, int, Rule]] = []

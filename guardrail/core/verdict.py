@@ -50,18 +50,18 @@ def judge(rulebook: Rulebook, findings: Sequence[Finding], failures: Sequence[Fa
     """
     if not findings and not failures:
         return Verdict(_ALLOW, (), (), rulebook.digest)
-    matches = [
-        Match(rule, finding)
-        for finding in sorted(findings, key=_text_order)
-        for rule in rulebook.matching(finding.detector, finding.category, finding.score)
-    ]
+    matches: dict[tuple[str, int, int, int], Match] = {}
+    for finding in sorted(findings, key=_text_order):
+        for rule in rulebook.matching(finding.detector, finding.category, finding.score):
+            # Two phrases of one rule that fit the same span are one match.
+            matches.setdefault((rule.id, finding.segment, finding.start, finding.end), Match(rule, finding))
     action = Action.ALLOW
-    for rule, _ in matches:
+    for rule, _ in matches.values():
         if rule.enforced and rule.action > action:
             action = rule.action
     for failure in failures:
         action = max(action, rulebook.on_error.get(failure.detector, Action.ALLOW))
-    return Verdict(action, tuple(matches), tuple(failures), rulebook.digest)
+    return Verdict(action, tuple(matches.values()), tuple(failures), rulebook.digest)
 
 
 def _text_order(finding: Finding) -> tuple[int, int, int, int, str, str]:

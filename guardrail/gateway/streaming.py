@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple
@@ -74,6 +74,7 @@ class Relay:
         self._max_held = max_held
         self._splitter = sse.Splitter()
         self._lanes: dict[Lane, Channel] = {}
+        self._orders: set[Lane] = set()  # the lanes, those of one tool call as one
         self._queue: deque[_Held] = deque()
         self._run: tuple[Channel, list[str]] | None = None  # consecutive text of one lane, scanned at once
         self._run_length = 0
@@ -196,6 +197,8 @@ class Relay:
             channel = self._lanes.get(piece.lane)
             if channel is None:
                 channel = self._lanes[piece.lane] = self._screening.channel()
+                self._orders.add(_order(piece.lane))
+                self._end_name(piece.lane)
                 self._open.add(int(piece.lane[0]))
             if self._run is None or self._run[0] is not channel:
                 self._end_run()
@@ -214,6 +217,14 @@ class Relay:
                 self._over = True
                 self._end_lanes(None)
         self._queue.append(_Held(event, tuple(ends), perf_counter()))
+
+    def _end_name(self, lane: Lane) -> None:
+        """A call's name is whole once its arguments begin: what ends like the beginning of a phrase waits no longer."""
+        if lane[1] == "tool_calls" and lane[-1] == "arguments":
+            name = self._lanes.get((*lane[:-1], "name"))
+            if name is not None:
+                self._end_run()
+                self._screening.feed(name, "", last=True)
 
     def _end_run(self) -> None:
         if self._run is not None:
@@ -240,22 +251,25 @@ class Relay:
         if out:
             await self._send(out[0] if len(out) == 1 else b"".join(out))
 
-    def _releasable(self) -> list[_Held]:
+    def _releasable(self) -> Sequence[_Held]:
         """Take from the queue what may leave now: in order, but for texts that wait for nothing of their own.
 
         A reasoning text that ends like the beginning of a phrase must wait for its end; the answer behind it need not.
+        The parts of one tool call stay in order.
         """
+        if len(self._queue) == 1:
+            return (self._queue.popleft(),) if self._ready(self._queue[0]) else ()
         found: list[_Held] = []
         kept: list[_Held] = []
-        blocked: set[int] = set()
+        blocked: set[Lane] = set()
         while self._queue:
             held = self._queue.popleft()
-            lanes = {id(channel) for _, channel, _ in held.ends}
+            orders = {_order(piece.lane) for piece, _, _ in held.ends}
             ends = bool(held.event.finished) or held.event.last
-            if (ends and kept) or lanes & blocked or not self._ready(held):
+            if (ends and kept) or orders & blocked or not self._ready(held):
                 kept.append(held)
-                blocked |= lanes
-                if ends or len(blocked) == len(self._lanes):
+                blocked |= orders
+                if ends or len(blocked) == len(self._orders):
                     break
             else:
                 found.append(held)
@@ -263,8 +277,9 @@ class Relay:
         return found
 
     def _ready(self, held: _Held) -> bool:
-        if any(channel.clear < end for _, channel, end in held.ends):
-            return False
+        for _, channel, end in held.ends:
+            if channel.clear < end:
+                return False
         if held.event.finished or held.event.last:
             return not any(
                 channel.waiting or channel.clear < channel.received
@@ -332,3 +347,8 @@ class Relay:
 
     def _held_characters(self) -> int:
         return sum(channel.received - channel.taken for channel in self._lanes.values())
+
+
+def _order(lane: Lane) -> Lane:
+    """What a lane keeps in order with: its tool call, or itself."""
+    return lane[:3] if lane[1] == "tool_calls" else lane

@@ -58,12 +58,13 @@ class Pattern(NamedTuple):
 class Prefixes:
     """Phrases sorted, to ask whether a piece of text is the beginning of one of them."""
 
-    __slots__ = ("edges", "firsts", "longest", "phrases")
+    __slots__ = ("edges", "firsts", "longest", "pairs", "phrases")
 
     def __init__(self, phrases: Iterable[str], edges: Mapping[str, Term] | None = None) -> None:
         self.phrases = tuple(sorted(set(phrases)))
         self.edges = edges or {}  # of exceptions: which edges need a boundary
         self.longest = max(map(len, self.phrases), default=0)
+        self.pairs = frozenset(phrase[:2] for phrase in self.phrases if len(phrase) > 1)  # most text ends here
         bounds: dict[str, tuple[int, int]] = {}
         for index, phrase in enumerate(self.phrases):
             low, _ = bounds.get(phrase[0], (index, 0))
@@ -72,6 +73,8 @@ class Prefixes:
 
     def begins(self, text: str, proper: bool) -> bool:
         """Whether `text`, which is not empty, begins a phrase; a `proper` beginning is shorter than the phrase."""
+        if len(text) > 1 and text[:2] not in self.pairs:
+            return False
         bounds = self.firsts.get(text[0])
         if bounds is None:
             return False

@@ -275,10 +275,11 @@ class KeywordScanner:
         """The index from which an exception may be on its way, or be there and wait for a word boundary."""
         exceptions = self._lexicon.exceptions
         assert exceptions is not None
-        for start in range(max(0, stable - exceptions.longest), stable):
-            if exceptions.begins(folded[start:stable], False):
+        text, pairs = folded[:stable], exceptions.pairs
+        for start in range(max(0, stable - exceptions.longest), stable - 1):
+            if text[start : start + 2] in pairs and exceptions.begins(text[start:], False):
                 return start
-        return stable
+        return stable - 1 if text[-1:] in exceptions.firsts else stable
 
 
 def _marked(marks: tuple[Mark, ...], dropped: Layer | None, end: int, shift: int) -> tuple[Mark, ...]:
