@@ -185,7 +185,7 @@ class Guard(Engine):
             self,
             unknown_surface=settings.unknown_surface,
             websockets=settings.websockets,
-            keys_everywhere=True,
+            proxy=True,
         )
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import traceback
 from collections.abc import Mapping
 from time import perf_counter
 
@@ -42,12 +43,36 @@ class Exchange:
     """One request to a guarded surface and its answer."""
 
     __slots__ = (
-        "_aigc", "_began", "_receive", "_scope", "action", "completion_length", "dialect", "duration", "ended",
-        "engine", "headers", "id", "incident", "labelled", "language", "outcome", "overhead", "prompt", "request_id",
-        "screenings", "send", "streamed", "subject",
+        "_aigc",
+        "_began",
+        "_proxy",
+        "_receive",
+        "_scope",
+        "action",
+        "begun",
+        "completion_length",
+        "dialect",
+        "duration",
+        "ended",
+        "engine",
+        "headers",
+        "id",
+        "incident",
+        "labelled",
+        "language",
+        "outcome",
+        "overhead",
+        "prompt",
+        "request_id",
+        "screenings",
+        "send",
+        "streamed",
+        "subject",
     )  # fmt: skip
 
-    def __init__(self, engine: Engine, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, engine: Engine, dialect: Dialect, scope: Scope, receive: Receive, send: Send, *, proxy: bool = False
+    ) -> None:
         self.engine = engine
         self.dialect = dialect
         self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
@@ -72,6 +97,8 @@ class Exchange:
         self.ended = 0.0  # POSIX seconds
         self.duration = 0.0  # seconds
         self._aigc = b""
+        self._proxy = proxy
+        self.begun = False  # whether an answer is on its way
 
     async def run(self, app: ASGIApp) -> None:
         """Travel the whole line; always answers, and always settles."""
@@ -93,6 +120,15 @@ class Exchange:
             await self.answer_notice(self.notice(error.status, error.code))
         except ClientGone:
             self.outcome = "client_gone"
+        except Exception as error:
+            # Where a framework stands around us, what its app raises is its own to answer.
+            if self.begun or not self._proxy:
+                raise
+            # The type and the place, never the message: it may quote what somebody wrote.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("unexpected %s in %s, line %s", type(error).__name__, place.filename, place.lineno)
+            self.outcome = "internal_error"
+            await self.answer_notice(self.notice(500, "internal_error"))
         finally:
             self._settle()
 
@@ -249,6 +285,7 @@ class Exchange:
             headers.append((b"retry-after", b"%d" % retry_after))
             if status == 429:
                 headers.append((b"x-should-retry", b"false"))
+        self.begun = True
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 

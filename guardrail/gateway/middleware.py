@@ -24,9 +24,10 @@ class GuardrailMiddleware:
 
     `guard` is started with the app's lifespan, or at the first request where the server runs none for this app (under
     a `Mount`). Paths that no dialect reads pass to `app`, counted as `unknown_surface`, unless `unknown_surface` is
-    "refuse", which answers them with 404: an app's own pages are its business, a proxy's are not. Where tenants are
-    configured, `keys_everywhere` asks for a key of theirs on paths that pass unread, too (not for OPTIONS, which
-    browsers send without one): a proxy that holds the operator's key would spend it for anybody.
+    "refuse", which answers them with 404: an app's own pages are its business, a proxy's are not. `proxy`
+    says that `app` is a forwarder and nobody stands around it: what it raises is answered here, and where tenants are
+    configured, paths that pass unread need a key of theirs too (not OPTIONS, which browsers send without one), since
+    a proxy that holds the operator's key would spend it for anybody.
     """
 
     def __init__(
@@ -36,13 +37,13 @@ class GuardrailMiddleware:
         *,
         unknown_surface: Literal["refuse", "pass"] = "pass",
         websockets: Literal["refuse", "pass"] = "pass",
-        keys_everywhere: bool = False,
+        proxy: bool = False,
     ) -> None:
         self._app = app
         self._engine = guard
         self._refuse_unknown = unknown_surface == "refuse"
         self._refuse_websockets = websockets == "refuse"
-        self._keys_everywhere = keys_everywhere
+        self._proxy = proxy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -51,7 +52,7 @@ class GuardrailMiddleware:
             path = get_route_path(scope)
             dialect = self._engine.dialect(path)
             if dialect is not None and scope["method"] == "POST":
-                await Exchange(self._engine, dialect, scope, receive, send).run(self._app)
+                await Exchange(self._engine, dialect, scope, receive, send, proxy=self._proxy).run(self._app)
             else:
                 await self._unguarded(scope, path, receive, send)
         elif scope["type"] == "lifespan":
@@ -68,7 +69,7 @@ class GuardrailMiddleware:
     async def _unguarded(self, scope: Scope, path: str, receive: Receive, send: Send) -> None:
         engine, headers = self._engine, dict(scope["headers"])
         lang = language(headers.get(b"accept-language", b""))
-        if self._keys_everywhere and scope["method"] != "OPTIONS":
+        if self._proxy and scope["method"] != "OPTIONS":
             peer = scope.get("client")
             try:
                 engine.identifier.identify(headers, peer[0] if peer else None)

@@ -329,5 +329,5 @@ class Reply:
         headers += exchange.our_headers()
         if self._engine.options.label_headers and exchange.labelled:
             headers += [(b"ai-generated", b"1"), (b"aigc", labeller.header(exchange.aigc))]
-        self._begun = True
+        self._begun = exchange.begun = True
         await exchange.send({"type": "http.response.start", "status": self._start["status"], "headers": headers})

@@ -8,6 +8,7 @@ import json
 import random
 from typing import Any, ClassVar
 
+import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -619,3 +620,27 @@ class Picky(Slow):
         if any("text" in window.text for window in windows):
             raise DetectorTimeout("too slow")
         return [[] for _ in windows]
+
+
+async def test_what_a_proxys_app_raises_is_answered_in_the_surfaces_shape(make_engine: MakeEngine) -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise ZeroDivisionError("what somebody wrote")
+
+    engine = make_engine()
+    answer = await drive(GuardrailMiddleware(broken, engine, proxy=True), PATH, chat("hi"))
+    assert (answer.status, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert b"somebody" not in answer.body
+    with pytest.raises(ZeroDivisionError):
+        await drive(GuardrailMiddleware(broken, engine), PATH, chat("hi"))
+
+
+async def test_a_tool_calls_arguments_never_overtake_its_name(make_engine: MakeEngine) -> None:
+    """The name ends like the beginning of a phrase and must wait; what it waits for is the call's own arguments."""
+    chunks = [
+        delta(tool_calls=[{"index": 0, "id": "call_1", "function": {"name": "KAB", "arguments": ""}}]),
+        delta(tool_calls=[{"index": 0, "function": {"arguments": "{}"}}]),
+        delta(finish="tool_calls"),
+        b"data: [DONE]\n\n",
+    ]
+    answer = await drive(GuardrailMiddleware(ScriptedUpstream(chunks), make_engine()), PATH, chat("hi", stream=True))
+    assert answer.body.startswith(chunks[0] + chunks[1])
