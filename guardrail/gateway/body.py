@@ -38,8 +38,19 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
 
     # One timer for the whole body: asyncio.timeout() does the same in five times the time, and this is on every way.
     timer = asyncio.get_running_loop().call_later(timeout, expire)
+    parts: list[bytes] = []
+    size, more = 0, True
     try:
-        return await _read(receive, limit)
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("the client left")
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise TooLarge(f"the body is larger than the {limit} bytes accepted")
+            parts.append(part)
+            more = message.get("more_body", False)
     except asyncio.CancelledError:
         if not late or task is None:
             raise
@@ -47,19 +58,4 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
         raise MalformedRequest("the body did not arrive in time") from None
     finally:
         timer.cancel()
-
-
-async def _read(receive: Receive, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone("the client left")
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise TooLarge(f"the body is larger than the {limit} bytes accepted")
-        parts.append(part)
-        more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)

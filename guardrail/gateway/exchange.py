@@ -15,7 +15,7 @@ from time import perf_counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guardrail.core.admission import Admission, Subject
-from guardrail.core.content import Content, Direction
+from guardrail.core.content import Direction
 from guardrail.core.incidents import Incident
 from guardrail.core.policy import Action
 from guardrail.core.surface import Notice, Prompt
@@ -153,7 +153,9 @@ class Exchange:
             self.outcome = "label_required"
             await self.answer_notice(self.notice(403, "label_required"))
             return
-        screening = await self._screen(prompt.content)
+        plan = engine.plan(_PROMPT, dialect.surface, self.subject.tenant)
+        screening = await screen(prompt.content, plan, engine.metrics)
+        self.screenings.append(("prompt", screening))
         verdict = screening.verdict
         self.action = verdict.action
         if verdict.stops:
@@ -179,12 +181,6 @@ class Exchange:
                 appeal_url=self.engine.appeal_url(admission.incident) if admission.incident else None,
             )
         )
-
-    async def _screen(self, content: Content) -> Screening:
-        plan = self.engine.plan(_PROMPT, self.dialect.surface, self.subject.tenant)
-        screening = await screen(content, plan, self.engine.metrics)
-        self.screenings.append(("prompt", screening))
-        return screening
 
     async def _refuse(self, verdict: Verdict) -> None:
         assert self.prompt is not None

@@ -150,9 +150,8 @@ class Reply:
         started = perf_counter()
         event = dialect.read_reply(body)
         screening = self._screen(_WHOLE)
-        channels = [await screening.feed_whole(piece.text) for piece in event.pieces]
-        screening.dispatch()
-        await screening.settled()
+        await screening.look_at([piece.text for piece in event.pieces])
+        channels = screening.channels
         texts: dict[Path, str] = {}
         shown: dict[int, list[str]] = {}
         rest = {channel.segment: (0, piece.text) for piece, channel in zip(event.pieces, channels, strict=True)}

@@ -19,7 +19,8 @@ from guardrail.protocols import Clearing, Detector, Priority
 
 log = logging.getLogger("guardrail.screening")
 
-_SLICE = 8192  # code points: some ten milliseconds of scanning at the worst
+AT_ONCE = 8192
+"""Code points that are scanned without a pause: some ten milliseconds at the worst."""
 
 
 class Look(NamedTuple):
@@ -88,14 +89,8 @@ class Screening:
         for name, window in channel.feed(text, last=last):
             self._asked.setdefault(name, []).append((channel, window))
 
-    async def feed_whole(self, text: str) -> Channel | Cleared:
-        """Give a new channel a whole text. A long one is fed in slices, so that what runs beside it is not stalled."""
-        if len(text) > _SLICE:
-            channel = self.channel()
-            for start in range(0, len(text), _SLICE):
-                self.feed(channel, text[start : start + _SLICE], last=start + _SLICE >= len(text))
-                await asyncio.sleep(0)
-            return channel
+    def look(self, text: str) -> Channel | Cleared:
+        """Give a new channel a whole text of no more than `AT_ONCE` code points."""
         looks = self._unclear(text)
         if not looks:
             cleared = Cleared(text, segment=len(self.channels))
@@ -104,6 +99,27 @@ class Screening:
         channel = self.channel(looks)
         self.feed(channel, text, last=True)
         return channel
+
+    async def look_through(self, text: str) -> Channel:
+        """The same for a text of any length, in slices, so that what runs beside it is not stalled."""
+        channel = self.channel()
+        for start in range(0, len(text), AT_ONCE):
+            self.feed(channel, text[start : start + AT_ONCE], last=start + AT_ONCE >= len(text))
+            await asyncio.sleep(0)
+        return channel
+
+    async def look_at(self, texts: Sequence[str]) -> None:
+        """Give each text a new channel, and wait until all that detectors owe is answered."""
+        for count, text in enumerate(texts):
+            if len(text) <= AT_ONCE:
+                self.look(text)
+            else:
+                await self.look_through(text)
+            if count % 64 == 63:
+                await asyncio.sleep(0)  # ten thousand messages must not stall the streams beside them
+        if self._asked:
+            self.dispatch()
+            await self.settled()
 
     def _unclear(self, text: str) -> list[Look]:
         """The detectors that have to look closer; what the quick looks cost is theirs."""
@@ -212,12 +228,7 @@ class Screening:
 async def screen(content: Content, plan: Plan, metrics: Metrics, priority: Priority = Priority.PROMPT) -> Screening:
     """Screen whole texts; one channel a segment, all settled."""
     screening = Screening(plan, content.direction, priority, metrics)
-    for count, segment in enumerate(content.segments):
-        await screening.feed_whole(segment.text)
-        if count % 64 == 63:
-            await asyncio.sleep(0)  # ten thousand messages must not stall the streams beside them
-    screening.dispatch()
-    await screening.settled()
+    await screening.look_at([segment.text for segment in content.segments])
     return screening
 
 

@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, insert
@@ -106,6 +107,9 @@ class Writer:
     def _connect(self) -> None:
         assert self._engine is not None
         self._connection = self._engine.connect()
+        columns = [column.name for column in decisions_table.columns if column is not decisions_table.c.seq]
+        insertion = insert(decisions_table).compile(dialect=self._engine.dialect, column_keys=columns)
+        self._decisions = str(insertion), itemgetter(*(insertion.positiontup or columns))
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -171,7 +175,9 @@ class Writer:
                 if touches_ledger:
                     fresh = read_after(self._connection, self._last)
                 if rows:
-                    self._connection.execute(insert(decisions_table), rows)
+                    statement, values = self._decisions
+                    # Straight to the driver: it is most of what is written, and has no need of types or defaults.
+                    self._connection.exec_driver_sql(statement, [values(row) for row in rows])
             self._learn(fresh)
         return answers or [(task, None) for task in tasks]
 

@@ -153,7 +153,8 @@ def squeeze(text: str, *, after_space: bool = False) -> tuple[str, Layer | None]
     """
     plain = text.isascii()
     uneven = _UNEVEN_ASCII if plain else _UNEVEN
-    if (plain and text.isprintable() or uneven.search(text) is None) and "  " not in text and not (after_space and text[:1] == " "):
+    even = (plain and text.isprintable()) or uneven.search(text) is None
+    if even and "  " not in text and not (after_space and text[:1] == " "):
         return text, None
     if uneven is _UNEVEN:
         text = _SURROGATES.sub("\ufffd", text)

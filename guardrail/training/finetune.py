@@ -206,8 +206,9 @@ def finetune(
             # A rare class keeps its weight only when batches without it count less: divide by what is usual.
             total = usual.to(device) * len(batch) if config.balance_classes else known.sum(0)
             per_head = (raw * known).sum(0) / total.clamp(min=1.0)
-            # The one number that drives blocking weighs about as much as all other heads together.
-            loss = per_head[0] + per_head[1:].mean() * (3.0 if config.balance_classes else 2.0)
+            # The one number that drives blocking weighs half as much as all other heads together; where the classes
+            # are what is learnt, a fifth.
+            loss = per_head[0] + per_head[1:].mean() * (5.0 if config.balance_classes else 2.0)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(body + head, 1.0)
             optimizer.step()
