@@ -200,55 +200,71 @@ def alone(running: Running, chosen: psutil.Process) -> Iterator[None]:
 # -- several workers -----------------------------------------------------------------------------------------------
 
 
-def test_a_suspension_by_one_worker_holds_on_the_other_within_a_second(start: Start) -> None:
-    running = start("--workers", "2", more="[sanctions]\nlimit_interval = 0.1").ready()
-    one, two = proxies(running)
-    with alone(running, one):
+@pytest.fixture(scope="module")
+def pairs() -> Iterator[list[Running]]:
+    started: list[Running] = []
+    with ending(started):
+        yield started
+
+
+@pytest.fixture
+def pair(pairs: list[Running], upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Running:
+    """Two workers, for tests that do something to them: whoever ends it leaves the next one a new pair."""
+    if not pairs or pairs[-1].process.poll() is not None:
+        home = tmp_path_factory.mktemp("pair")
+        write_settings(home, "[sanctions]\nlimit_interval = 0.1")
+        pairs.append(serve(home, "--upstream", upstream.url, "--workers", "2").ready())
+    time.sleep(0.3)  # what the test before has asked is counted a moment after its answer
+    return pairs[-1]
+
+
+def test_a_suspension_by_one_worker_holds_on_the_other_within_a_second(pair: Running) -> None:
+    one, two = proxies(pair)
+    with alone(pair, one):
         for _ in range(3):
-            assert running.ask(BLOCKED, "sk-culprit").status_code == 400
+            assert pair.ask(BLOCKED, "sk-culprit").status_code == 400
             time.sleep(0.15)
-        assert running.ask("hello", "sk-culprit").status_code == 403
-        assert running.ask("hello", "sk-other").status_code == 200
+        assert pair.ask("hello", "sk-culprit").status_code == 403
+        assert pair.ask("hello", "sk-other").status_code == 200
     time.sleep(1)
-    with alone(running, two):
-        answer = running.ask("hello", "sk-culprit")
+    with alone(pair, two):
+        answer = pair.ask("hello", "sk-culprit")
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "account_suspended")
-        assert running.ask("hello", "sk-other").status_code == 200
+        assert pair.ask("hello", "sk-other").status_code == 200
 
 
-def test_a_worker_that_is_killed_is_replaced_and_nothing_that_was_counted_is_lost(start: Start) -> None:
-    running = start("--workers", "2").ready()
+def test_a_worker_that_is_killed_is_replaced_and_nothing_that_was_counted_is_lost(pair: Running) -> None:
     name, labels = "guardrail_requests_total", {"surface": "openai_chat", "outcome": "allowed"}
-    victim, other = proxies(running)
-    both_sides(running)
+    before = pair.metric(name, **labels)
+    victim, other = proxies(pair)
+    both_sides(pair)
     for _ in range(5):
-        with alone(running, victim):
-            running.ask("hello")
-    assert running.counts(7, name, **labels)
+        with alone(pair, victim):
+            pair.ask("hello")
+    assert pair.counts(before + 7, name, **labels)
     victim.kill()
-    assert running.ask("hello").status_code == 200, "the other one serves"
-    assert running.counts(8, name, **labels)
+    assert pair.ask("hello").status_code == 200, "the other one serves"
+    assert pair.counts(before + 8, name, **labels)
     until = time.monotonic() + 30
-    while len(proxies(running)) < 2 or httpx.get(f"{running.admin}/readyz").json()["workers_ready"] < 2:
-        assert time.monotonic() < until, running.log
+    while len(proxies(pair)) < 2 or httpx.get(f"{pair.admin}/readyz").json()["workers_ready"] < 2:
+        assert time.monotonic() < until, pair.log
         time.sleep(0.1)
-    fresh = [worker for worker in proxies(running) if worker.pid not in (victim.pid, other.pid)]
+    fresh = [worker for worker in proxies(pair) if worker.pid not in (victim.pid, other.pid)]
     assert len(fresh) == 1
-    with alone(running, fresh[0]):
-        assert running.ask("hello").status_code == 200
-    assert running.counts(9, name, **labels)
-    assert f"proxy process {victim.pid} ended with -9" in running.log
+    with alone(pair, fresh[0]):
+        assert pair.ask("hello").status_code == 200
+    assert pair.counts(before + 9, name, **labels)
+    assert f"proxy process {victim.pid} ended with -9" in pair.log
 
 
-def test_workers_end_when_their_supervisor_is_killed(start: Start) -> None:
-    running = start("--workers", "2").ready()
-    children = family(running)
+def test_workers_end_when_their_supervisor_is_killed(pair: Running) -> None:
+    children = family(pair)
     assert len(children) == 2
-    running.process.kill()
+    pair.process.kill()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{running.url}/livez")
+        httpx.get(f"{pair.url}/livez")
 
 
 CLASSIFIED = """
