@@ -51,9 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--without", default="", help="targets to leave out, by name")
     parser.add_argument("--suites", default=",".join(suite.name for suite in SUITES), help="which loads (default all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the tables there, between its marks"
-    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, between its marks")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work there, and leave configurations and logs there")
     parser.add_argument("--gate", action="store_true", help="exit with 1 when a goal is missed")
     options = parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from guardrail.core.content import Direction
 from guardrail.core.findings import Failure, Finding
@@ -62,7 +63,7 @@ def run(
     open_windows: list[tuple[str, Window]] = []
     out = []
     edges = [0, *sorted(cuts), len(text)]
-    for index, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+    for index, (low, high) in enumerate(pairwise(edges)):
         open_windows += channel.feed(text[low:high], last=index == len(edges) - 2)
         while open_windows and rng.random() < 0.5:
             answer(channel, open_windows.pop(rng.randrange(len(open_windows))), bad)
