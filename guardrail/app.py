@@ -53,7 +53,6 @@ class Guard(Engine):
     settings: Settings
     loaded: Loaded
     keyring: Keyring
-    draining: bool = False
     _housekeeping: asyncio.Task[None] | None = None
 
     @classmethod

@@ -308,7 +308,7 @@ def test_workers_share_one_classifier_over_a_unix_socket(start: Start, tmp_path:
 
 
 class Listening(threading.Thread):
-    """A client that reads a slow stream: `pieces` of it, `whole` if it came to its end."""
+    """A client that reads a slow stream: its text so far, whether it came whole, and the error that ended it."""
 
     def __init__(self, running: Running, words: int, pause: float) -> None:
         super().__init__(daemon=True)
@@ -317,6 +317,7 @@ class Listening(threading.Thread):
         self._url = f"{running.url}/v1/chat/completions"
         self.begun = threading.Event()
         self.text = ""
+        self.error = ""
         self.whole = False
         self.start()
 
@@ -326,7 +327,9 @@ class Listening(threading.Thread):
                 if line == "data: [DONE]":
                     self.whole = True
                 elif line.startswith("data: "):
-                    for choice in json.loads(line[6:]).get("choices", []):
+                    event = json.loads(line[6:])
+                    self.error = event.get("error", {}).get("code", "")
+                    for choice in event.get("choices", []):
                         self.text += choice["delta"].get("content") or ""
                         self.begun.set()
 
@@ -368,18 +371,33 @@ def test_on_sigterm_readiness_falls_streams_finish_and_nobody_new_comes_in(worke
 
 
 @BOTH
-def test_a_stream_that_outlasts_the_drain_is_ended(workers: str, start: Start, upstream: Upstream) -> None:
+def test_an_answer_that_outlasts_the_drain_is_ended_and_its_client_told(
+    workers: str, start: Start, upstream: Upstream
+) -> None:
     running = start("--workers", workers, GUARDRAIL_SERVER__DRAIN_SECONDS="1").ready()
     client = Listening(running, words=600, pause=0.1)
     assert client.begun.wait(10)
+    told: list[httpx.Response] = []
+    plain = threading.Thread(target=lambda: told.append(running.ask("hi", model="slow")))
+    plain.start()
+    while upstream.last.json["model"] != "slow":
+        time.sleep(0.02)
+    stream = next(request for request in reversed(upstream.received) if b'"stream"' in request.body)
     began = time.monotonic()
     running.terminate()
     assert running.wait(10) == 0, running.log
     assert 0.8 < time.monotonic() - began < 6
     client.join(5)
+    plain.join(5)
     assert client.text
+    assert client.error == "upstream_unavailable"
     assert not client.whole, "a stream that was ended must not look complete"
-    assert upstream.last.left.wait(5), "the upstream is let go"
+    assert (told[0].status_code, told[0].json()["error"]["code"]) == (502, "upstream_unavailable")
+    assert stream.left.wait(5), "the upstream is let go"
+    assert "Traceback" not in running.log
+    with contextlib.closing(sqlite3.connect(running.home / "state" / "guardrail.db")) as database:
+        outcomes = database.execute("select outcome, completion_length > 0 from decisions order by streamed").fetchall()
+    assert outcomes == [("upstream_unavailable", 0), ("upstream_unavailable", 1)]
 
 
 def test_an_interrupt_ends_it_like_sigterm_and_nothing_of_the_workers_folder_stays(

@@ -109,6 +109,7 @@ class Channel:
         "_due",
         "_ended",
         "_findings",
+        "_frontiers",
         "_redactions",
         "_rulebook",
         "_scanners",
@@ -125,7 +126,8 @@ class Channel:
 
     def __init__(self, rulebook: Rulebook, scanners: Mapping[str, Scanner], segment: int = 0) -> None:
         self._rulebook = rulebook
-        self._scanners = scanners
+        self._scanners = tuple(scanners.items())
+        self._frontiers = [scanner.frontier for name, scanner in scanners.items() if name in rulebook.enforcing]
         self._text = ""  # what has not been taken yet
         self._due: list[_Due] = []
         self._findings: list[Finding] = []
@@ -151,7 +153,7 @@ class Channel:
         self.received += len(text)
         found: list[Finding] = []
         asked: list[tuple[str, Window]] = []
-        for name, scanner in self._scanners.items():
+        for name, scanner in self._scanners:
             findings, windows = scanner.feed(text, last=last)
             if findings:
                 found.extend(findings)
@@ -230,9 +232,10 @@ class Channel:
 
     def _frontier(self, at: int) -> int:
         limit = min(at, self.received)
-        for name, scanner in self._scanners.items():
-            if name in self._rulebook.enforcing:
-                limit = min(limit, scanner.frontier(at))
+        for frontier in self._frontiers:
+            offset = frontier(at)
+            if offset < limit:
+                limit = offset
         return limit
 
     def _note(self, finding: Finding, hold: int | None) -> None:

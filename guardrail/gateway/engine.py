@@ -63,6 +63,7 @@ class Engine:
     options: Options = field(default_factory=Options)
     clock: Callable[[], float] = time.time
     started: bool = False
+    draining: bool = False
     accounts: Accounts = field(init=False)
     _prompt_plans: dict[_PlanKey, Plan] = field(default_factory=dict)
     _completion_plans: dict[_PlanKey, Plan] = field(default_factory=dict)

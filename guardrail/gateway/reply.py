@@ -13,7 +13,14 @@ from guardrail.core.content import Direction, Path
 from guardrail.core.policy import Action
 from guardrail.core.surface import Ending
 from guardrail.core.verdict import Verdict
-from guardrail.errors import DetectorError, GuardrailError, MalformedResponse, UpstreamError, WireError
+from guardrail.errors import (
+    DetectorError,
+    GuardrailError,
+    MalformedResponse,
+    UpstreamError,
+    UpstreamUnavailable,
+    WireError,
+)
 from guardrail.gateway.evidence import safe_answer
 from guardrail.gateway.screening import Screening
 from guardrail.gateway.streaming import Affix, Relay, StreamStopped
@@ -53,10 +60,13 @@ class Reply:
         try:
             await app(scope, receive, self._take)
         except asyncio.CancelledError:
-            if not self._cancelled or self._task is None:
+            ours = self._cancelled or (self._engine.draining and not self._ended)
+            if not ours or self._task is None:
                 self._let_go()
                 raise
             self._task.uncancel()
+            if not self._cancelled:  # the server's patience with running answers has ended: the client is told
+                self._failure = UpstreamUnavailable("the proxy is being stopped")
         except (UpstreamError, WireError) as error:
             self._failure = self._failure or error
         except Exception:
@@ -86,7 +96,9 @@ class Reply:
         if self._told_to_stop or self._ended:
             raise StreamStopped("the answer was stopped")
         try:
-            if message["type"] == "http.response.body":
+            if self._relay is not None and message.get("more_body") and message.get("body"):
+                await self._relay.take(message["body"])
+            elif message["type"] == "http.response.body":
                 await self._take_body(message.get("body", b""), message.get("more_body", False))
             elif message["type"] == "http.response.start":
                 self._start = message
@@ -265,6 +277,7 @@ class Reply:
     def _let_go(self) -> None:
         if self._relay is not None:
             self._relay.let_go()
+            self._exchange.completion_length = self._relay.released
         if self._screening is not None:
             self._screening.cancel()
 

@@ -94,14 +94,19 @@ class Relay:
 
     async def take(self, data: bytes) -> None:
         """Take bytes of the upstream's stream and send on what is cleared; raises `StreamStopped`, `WireError`."""
-        async with self._lock:
+        await self._lock.acquire()
+        try:
             for raw in self._splitter.feed(data):
                 self._read(raw)
-            self._end_run()
+            if self._run is not None:
+                self._end_run()
             self._screening.dispatch()
             await self._flush()
-        while not self.stopped and self._held_characters() > self._max_held and self._screening.pending:
-            await self._screening.progress()
+        finally:
+            self._lock.release()
+        if self._queue:
+            while not self.stopped and self._held_characters() > self._max_held and self._screening.pending:
+                await self._screening.progress()
         if self.stopped:
             raise StreamStopped("the stream was cut")
 
@@ -149,6 +154,7 @@ class Relay:
         for held in self._queue:
             taken = [(piece, channel.take(end)) for piece, channel, end in held.ends]
             for piece, text in taken:
+                self.released += len(text)
                 self._see(piece, text)
             if held.event.finished or held.event.last:
                 # The ending is ours to write; only the text that came with it may go.
@@ -240,14 +246,17 @@ class Relay:
     # -- releasing -----------------------------------------------------------------------------------------------
 
     async def _flush(self) -> None:
-        if self._screening.stopped is not None:
-            self.stopped = True
-            return
+        for channel in self._lanes.values():
+            if channel.cut is not None:
+                self.stopped = True
+                return
         out: list[bytes] = []
         for held in self._releasable():
             if held.ends:
-                self.held_seconds = max(self.held_seconds, perf_counter() - held.at)
-            out += self._release(held)
+                waited = perf_counter() - held.at
+                if waited > self.held_seconds:
+                    self.held_seconds = waited
+            self._release(held, out)
         if out:
             await self._send(out[0] if len(out) == 1 else b"".join(out))
 
@@ -288,14 +297,16 @@ class Relay:
             )
         return True
 
-    def _release(self, held: _Held) -> list[bytes]:
+    def _release(self, held: _Held, out: list[bytes]) -> None:
         event = held.event
-        texts: dict[Path, str] = {}
-        out: list[bytes] = []
+        texts: dict[Path, str] | None = None
         for piece, channel, end in held.ends:
             text = channel.take(end)
-            self._see(piece, text)
+            self.released += len(text)
+            if self._affix is not None:
+                self._see(piece, text)
             if text != piece.text:
+                texts = texts or {}
                 texts[piece.path] = text
         raw = self._dialect.write_event(event, texts) if texts else event.raw
         affix = self._affix
@@ -319,10 +330,8 @@ class Relay:
             self._marked = True
             out.append(self._dialect.note(self._like, self._member()))
         out.append(raw)
-        return out
 
     def _see(self, piece: Piece, text: str) -> None:
-        self.released += len(text)
         if self._affix is not None and piece.lane[1:] == ("content",):
             choice = int(piece.lane[0])
             eye = self._affix.eyes.get(choice)

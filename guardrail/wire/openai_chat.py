@@ -162,12 +162,18 @@ class OpenAIChat:
             number = _number(choice, position)
             delta = choice.get("delta")
             if delta:
-                pieces += _pieces(delta, number, ("choices", position, "delta"))
-            pieces += _others(choice, _CHOICE, number, ("choices", position))
+                text = delta.get("content") if isinstance(delta, dict) and len(delta) == 1 else None
+                if text and type(text) is str:  # nearly every event
+                    pieces.append(Piece((number, "content"), text, ("choices", position, "delta", "content")))
+                else:
+                    pieces += _pieces(delta, number, ("choices", position, "delta"))
+            if not choice.keys() <= _CHOICE:
+                pieces += _others(choice, _CHOICE, number, ("choices", position))
             reason = choice.get("finish_reason")
             if reason:
                 finished[number] = str(reason)
-        pieces += _others(chunk, _BODY, _WHOLE, ())
+        if not chunk.keys() <= _BODY:
+            pieces += _others(chunk, _BODY, _WHOLE, ())
         return Event(raw, tuple(pieces), finished)
 
     def write_event(self, event: Event, texts: Mapping[Path, str]) -> bytes:

@@ -106,6 +106,7 @@ class Lexicon:
         "bounded",
         "exceptions",
         "free",
+        "pairs",
         "labels",
         "longest",
         "owners",
@@ -138,6 +139,7 @@ class Lexicon:
         )
         self.bounded = Prefixes(text for text, owners in owned.items() if any(owner.left for owner in owners))
         self.free = Prefixes(text for text, owners in owned.items() if not all(owner.left for owner in owners))
+        self.pairs = self.free.pairs | self.bounded.pairs
         self.longest = max(self.bounded.longest, self.free.longest)
         self.exceptions = Prefixes(excepted) if excepted else None
         self.variants = _variants(owned)

@@ -258,8 +258,10 @@ class KeywordScanner:
 
     def _longest(self, text: str, alive: int, proper: bool, before: int) -> int:
         bounded, free = self._lexicon.bounded, self._lexicon.free
-        size = len(text)
+        size, pairs = len(text), self._lexicon.pairs
         for start in range(max(alive, size - self._lexicon.longest), size):
+            if start + 1 < size and text[start : start + 2] not in pairs:
+                continue
             first = text[start]
             if first in free.firsts and free.begins(text[start:], proper):
                 return start
