@@ -186,8 +186,13 @@ class Upstream:
 
     def _headers(self, headers: Sequence[tuple[bytes, bytes]], target: Target) -> CIMultiDict[str]:
         out: CIMultiDict[str] = CIMultiDict()
+        private = self._private
         for name, value in headers:
-            if name in self._private or (target.api_key is not None and name in _CREDENTIALS):
+            if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+                # What a client names here concerns its connection to us alone.
+                private = private | {field.strip().lower() for field in value.split(b",")}
+        for name, value in headers:
+            if name in private or (target.api_key is not None and name in _CREDENTIALS):
                 continue
             out.add(name.decode("latin-1"), value.decode("latin-1"))
         if target.api_key is not None:

@@ -146,7 +146,8 @@ async def test_what_concerns_one_hop_or_says_who_asks_goes_no_further(upstream: 
         "cookie": "a=b",
         "accept-encoding": "identity",
         "host": "guard.test",
-        "connection": "keep-alive",
+        "connection": "keep-alive, X-Hop",
+        "x-hop": "1",
         "keep-alive": "timeout=5",
         "te": "trailers",
         "trailer": "x",
@@ -163,7 +164,7 @@ async def test_what_concerns_one_hop_or_says_who_asks_goes_no_further(upstream: 
     assert got["content-type"] == "application/json"
     assert got["host"].startswith("127.0.0.1:")
     assert not set(got) & {
-        "keep-alive", "te", "trailer", "upgrade", "expect", "proxy-authorization", "x-end-user-id",
+        "keep-alive", "te", "trailer", "upgrade", "expect", "proxy-authorization", "x-end-user-id", "x-hop",
         "x-end-user-signature",
     }  # fmt: skip
     assert "user-agent" not in got, "nothing is said that the client did not say"
