@@ -7,7 +7,9 @@ subjects apart. With several workers each process writes files into one folder, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, Literal, NamedTuple, TypeVar
 
@@ -16,6 +18,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from guardrail.core.content import Direction
+from guardrail.core.policy import Action
 from guardrail.core.sanctions import Step
 from guardrail.core.verdict import Verdict
 
@@ -136,25 +139,25 @@ class Metrics:
 
     # -- a request's way -----------------------------------------------------------------------------------------
 
-    def request(self, surface: str, outcome: str) -> None:
-        """A request ended."""
-        self._requests(surface, outcome).inc()
+    def request(self, surface: str, outcome: str, count: int = 1) -> None:
+        """A request ended, or `count` that ended alike."""
+        self._requests(surface, outcome).inc(count)
+
+    def cleared(self, direction: str, count: int) -> None:
+        """So many texts were judged in which nothing was found."""
+        self._verdicts(direction, Action.ALLOW.word, NO_POLICY).inc(count)
 
     def verdict(self, direction: Direction, verdict: Verdict) -> None:
         """A text was judged: counts the verdict for each policy that decided it, and each rule that matched once."""
-        if not verdict.matches and not verdict.action:
-            # An enum's value and hash are calls in Python; this is the way of nearly every text.
-            self._verdicts("prompt" if direction is Direction.PROMPT else "completion", "allow", NO_POLICY).inc()
-            return
         deciding = {rule.id.partition("/")[0] for rule, _ in verdict.deciding} if verdict.action else None
         for policy in deciding or (NO_POLICY,):
             self._verdicts(direction.value, verdict.action.word, policy).inc()
         for rule in {match.rule.id: match.rule for match in verdict.matches}.values():
             self._matches(rule.id, rule.mode.value).inc()
 
-    def overhead(self, phase: str, seconds: float) -> None:
-        """Guarding took `seconds` of a request's time in `phase`."""
-        self._overhead(phase).observe(seconds)
+    def overhead(self, phase: str, *seconds: float) -> None:
+        """Guarding took so much of a request's time in `phase`, for one request or several."""
+        _observe(self._overhead(phase), seconds)
 
     def bypassed(self, reason: str) -> None:
         """A request passed unread."""
@@ -184,9 +187,9 @@ class Metrics:
 
     # -- detectors -----------------------------------------------------------------------------------------------
 
-    def detector_ran(self, detector: str, phase: str, seconds: float) -> None:
-        """A detector spent `seconds` on one text."""
-        self._detectors(detector, phase).observe(seconds)
+    def detector_ran(self, detector: str, phase: str, *seconds: float) -> None:
+        """A detector spent so much on one text, or on each of several."""
+        _observe(self._detectors(detector, phase), seconds)
 
     def detector_failed(self, detector: str, kind: str) -> None:
         """A detector gave no answer; `kind` as in `DetectorError`."""
@@ -255,6 +258,20 @@ class Metrics:
 
     def _histograms(self, name: str) -> _Children[Histogram]:
         return _Children(self._histogram(name), len(_row(name, "histogram").labels))
+
+
+def _observe(histogram: Histogram, values: Sequence[float]) -> None:
+    """Observe several values. One by one each costs as much as scanning a text, so they are put into buckets here:
+    by way of the library's own fields, as it has no verb for it, and one by one if it has these no longer."""
+    bounds, buckets = getattr(histogram, "_upper_bounds", None), getattr(histogram, "_buckets", None)
+    if len(values) < 4 or bounds is None or buckets is None:
+        for value in values:
+            histogram.observe(value)
+        return
+    histogram._sum.inc(sum(values))
+    counts = Counts(bisect_left(bounds, value) for value in values)
+    for bucket, count in counts.items():
+        buckets[bucket].inc(count)
 
 
 def _row(name: str, kind: str) -> Metric:

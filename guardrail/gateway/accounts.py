@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from guardrail.core.incidents import Decision
@@ -50,20 +51,39 @@ class Accounts:
             self._timer.cancel()
             self._timer = None
         ended, self._ended = self._ended, []
-        for exchange in ended:
-            self._count(exchange)
+        if ended:
+            self._count(ended)
         for exchange in ended:
             if exchange.prompt is not None:  # else turned away before anything was read: counted, not recorded
                 self._record(exchange)
 
-    def _count(self, exchange: Exchange) -> None:
+    def _count(self, ended: list[Exchange]) -> None:
+        """Count all at once: what many have in common is one step of a counter."""
         metrics = self._metrics
-        metrics.request(exchange.dialect.surface, exchange.outcome)
-        for phase, screening in exchange.screenings:
-            metrics.verdict(screening.direction, screening.verdict)
-            screening.observe_time(phase)
-        if exchange.screenings:
-            metrics.overhead("stream" if exchange.streamed else "request", exchange.overhead)
+        requests: Counter[tuple[str, str]] = Counter()
+        cleared: Counter[str] = Counter()
+        overhead: dict[str, list[float]] = {}
+        spent: dict[tuple[str, str], list[float]] = {}
+        for exchange in ended:
+            requests[exchange.dialect.surface, exchange.outcome] += 1
+            for phase, screening in exchange.screenings:
+                verdict = screening.verdict
+                if verdict.action or verdict.matches:
+                    metrics.verdict(screening.direction, verdict)
+                else:
+                    cleared["prompt" if phase == "prompt" else "completion"] += 1
+                for name, seconds in screening.spent():
+                    spent.setdefault((name, phase), []).append(seconds)
+            if exchange.screenings:
+                overhead.setdefault("stream" if exchange.streamed else "request", []).append(exchange.overhead)
+        for (surface, outcome), count in requests.items():
+            metrics.request(surface, outcome, count)
+        for direction, count in cleared.items():
+            metrics.cleared(direction, count)
+        for (name, phase), values in spent.items():
+            metrics.detector_ran(name, phase, *values)
+        for phase, values in overhead.items():
+            metrics.overhead(phase, *values)
 
     def _record(self, exchange: Exchange) -> None:
         try:

@@ -19,11 +19,11 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
 
     `limit` is in bytes, `timeout` in seconds for the whole body.
     """
-    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-    if encoding not in (b"", b"identity"):
+    encoding = headers.get(b"content-encoding", b"").strip().lower()
+    if encoding and encoding != b"identity":
         raise Unreadable("a compressed body cannot be screened; send it with Content-Encoding: identity", status=415)
-    media = headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
-    if media != b"application/json" and not (media.startswith(b"application/") and media.endswith(b"+json")):
+    media = headers.get(b"content-type", b"")
+    if media != b"application/json" and not _is_json(media):
         raise Unreadable("this content type cannot be screened; expected application/json", status=415)
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
@@ -59,3 +59,8 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
     finally:
         timer.cancel()
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _is_json(media: bytes) -> bool:
+    kind = media.split(b";", 1)[0].strip().lower()
+    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))

@@ -156,7 +156,7 @@ class Exchange:
         plan = engine.plan(_PROMPT, dialect.surface, self.subject.tenant)
         screening = await screen(prompt.content, plan, engine.metrics)
         self.screenings.append(("prompt", screening))
-        verdict = screening.verdict
+        verdict = screening.draw()
         self.action = verdict.action
         if verdict.stops:
             await self._refuse(verdict)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Receive, Scope
 
 from guardrail.core.content import Direction, Path
+from guardrail.core.frontier import Channel, Cleared
 from guardrail.core.policy import Action
-from guardrail.core.surface import Ending
+from guardrail.core.surface import Ending, Event
 from guardrail.core.verdict import Verdict
 from guardrail.errors import (
     DetectorError,
@@ -131,9 +132,9 @@ class Reply:
 
     async def _choose(self, start: Message) -> None:
         headers = dict(start["headers"])
-        encoding = headers.get(b"content-encoding", b"identity").lower()
+        encoding = headers.get(b"content-encoding")
         media = headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
-        if encoding not in (b"", b"identity"):
+        if encoding and encoding.lower() != b"identity":
             raise MalformedResponse("the upstream's answer is compressed and cannot be screened")
         if start["status"] >= 400:
             self._passing = True
@@ -164,29 +165,42 @@ class Reply:
         screening = self._screen(_WHOLE)
         await screening.look_at([piece.text for piece in event.pieces])
         channels = screening.channels
-        texts: dict[Path, str] = {}
-        shown: dict[int, list[str]] = {}
         rest = {channel.segment: (0, piece.text) for piece, channel in zip(event.pieces, channels, strict=True)}
-        stopped: dict[int, Ending] = {}
         verdict = await self._judge(screening, rest)
-        if verdict.stops and not verdict.deciding:
-            raise DetectorError("the answer could not be screened")
-        for piece, channel in zip(event.pieces, channels, strict=True):
-            text = channel.take(channel.received)
-            exchange.completion_length += len(text)
-            if text != piece.text:
-                texts[piece.path] = text
-            if channel.cut is not None:
-                stopped[int(piece.lane[0])] = Ending(self._closing_words(verdict))
-            if piece.lane[1:] == ("content",):
-                shown.setdefault(int(piece.lane[0]), []).append(text)
-        affixes = self._affixes(shown, event.finished) if self._engine.labeller.position != "none" else {}
+        texts: dict[Path, str] = {}
+        stopped: dict[int, Ending] = {}
+        affixes: dict[int, str] = {}
+        if verdict.action is _ALLOW and self._engine.labeller.position == "none":
+            exchange.completion_length = screening.length
+        else:
+            texts, stopped, affixes = self._changes(event, channels, verdict)
         exchange.labelled = True
         out = dialect.write_reply(event, texts, stopped, affixes, exchange.member(labelled=True))
         exchange.overhead += perf_counter() - started
         await self._send_start([*self._kept_headers(), (b"content-length", b"%d" % len(out))])
         await exchange.send({"type": "http.response.body", "body": out})
         self._done(verdict)
+
+    def _changes(
+        self, event: Event, channels: Sequence[Channel | Cleared], verdict: Verdict
+    ) -> tuple[dict[Path, str], dict[int, Ending], dict[int, str]]:
+        """What a whole answer becomes: changed texts by path, and by choice how it ends and its label."""
+        if verdict.stops and not verdict.deciding:
+            raise DetectorError("the answer could not be screened")
+        texts: dict[Path, str] = {}
+        stopped: dict[int, Ending] = {}
+        shown: dict[int, list[str]] = {}
+        for piece, channel in zip(event.pieces, channels, strict=True):
+            choice = int(piece.lane[0])
+            text = channel.take(channel.received)
+            self._exchange.completion_length += len(text)
+            if text != piece.text:
+                texts[piece.path] = text
+            if channel.cut is not None:
+                stopped[choice] = Ending(self._closing_words(verdict))
+            if piece.lane[1:] == ("content",):
+                shown.setdefault(choice, []).append(text)
+        return texts, stopped, self._affixes(shown, event.finished)
 
     async def _pass_error(self, body: bytes) -> None:
         """Give the client the upstream's own error, if it is one that clients of this surface can read."""
@@ -286,7 +300,7 @@ class Reply:
     async def _judge(self, screening: Screening, rest: dict[int, tuple[int, str]]) -> Verdict:
         """Draw the verdict; a stop is on record before the client learns of it."""
         exchange = self._exchange
-        verdict = screening.verdict
+        verdict = screening.draw()
         exchange.action = max(exchange.action, verdict.action)
         if verdict.action is not _ALLOW or verdict.matches:
             incident = exchange.evidence(verdict, Direction.COMPLETION, rest, screening.length)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -72,6 +72,7 @@ class Screening:
         self._asked: dict[str, list[tuple[Channel, Window]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._spent: dict[str, float] = {}
+        self._drawn: Verdict | None = None
 
     def channel(self, looks: Sequence[Look] | None = None) -> Channel:
         """A new channel for one more text, for all detectors or for those of `looks` alone."""
@@ -124,12 +125,14 @@ class Screening:
     def _unclear(self, text: str) -> list[Look]:
         """The detectors that have to look closer; what the quick looks cost is theirs."""
         looks: list[Look] = []
+        spent, direction = self._spent, self.direction
         began = perf_counter()
         for look in self._plan.looks:
-            if look.clears is None or not look.clears(text, self.direction, look.labels):
+            name, _, labels, clears = look
+            if clears is None or not clears(text, direction, labels):
                 looks.append(look)
             now = perf_counter()
-            self._spent[look.name] = self._spent.get(look.name, 0.0) + now - began
+            spent[name] = spent.get(name, 0.0) + now - began
             began = now
         return looks
 
@@ -169,9 +172,17 @@ class Screening:
                 return channel
         return None
 
+    def draw(self) -> Verdict:
+        """The verdict, for good: nothing more will be fed or answered."""
+        self._drawn = None
+        self._drawn = self.verdict
+        return self._drawn
+
     @property
     def verdict(self) -> Verdict:
         """Everything found so far, judged."""
+        if self._drawn is not None:
+            return self._drawn
         findings: list[Finding] = []
         failures: list[Failure] = []
         for channel in self.channels:
@@ -197,10 +208,9 @@ class Screening:
                 texts[segment.path] = text
         return texts
 
-    def observe_time(self, phase: str) -> None:
-        """Report what each detector has cost."""
-        for name, seconds in self._spent.items():
-            self._metrics.detector_ran(name, phase, seconds)
+    def spent(self) -> Iterable[tuple[str, float]]:
+        """The seconds that each detector has cost, by its name."""
+        return self._spent.items()
 
     async def _examine(self, name: str, asked: Sequence[tuple[Channel, Window]]) -> None:
         windows = [window for _, window in asked]

@@ -94,7 +94,6 @@ def verdict_json(verdict: Verdict, redacted: str | None) -> dict[str, object]:
                 "score": round(match.finding.score, 6),
                 "start": match.finding.start,
                 "end": match.finding.end,
-                "mode": match.rule.mode.value,
             }
             for match in verdict.matches
         ],

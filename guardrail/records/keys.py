@@ -108,12 +108,7 @@ def key_id(key: bytes) -> str:
 
 def _joined(*parts: str) -> bytes:
     """The parts with their lengths, so that no two lists of parts give the same bytes."""
-    out = bytearray()
-    for part in parts:
-        encoded = part.encode("utf-8", "surrogatepass")
-        out += len(encoded).to_bytes(4, "big")
-        out += encoded
-    return bytes(out)
+    return "".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from guardrail import Guard
 from tests.cli.conftest import Invoke
 from tests.house import BLOCKED, POLICY, REDACTED, run, write_policy, write_settings
 
-MATCH = {"rule", "category", "detector", "score", "start", "end", "mode"}
+MATCH = {"rule", "category", "detector", "score", "start", "end"}
 
 
 def screened(invoke: Invoke, *arguments: str, given: str = "") -> dict[str, Any]:
