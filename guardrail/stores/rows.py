@@ -115,28 +115,20 @@ def strike_key(incident: Incident, digest: Callable[[str], str]) -> str:
     return "i:" + digest("".join(f"{len(part)}:{part}" for part in parts))
 
 
-def decision_row(decision: Decision) -> Row:
-    """The row of a decision."""
-    subject = decision.subject
-    return {
-        "id": decision.id,
-        "at": decision.at,
-        "tenant": subject.tenant,
-        "subject": subject.key,
-        "identity": subject.kind,
-        "request_id": _plain(decision.request_id),
-        "surface": decision.surface,
-        "outcome": decision.outcome,
-        "action": decision.action.word,
-        "incident": decision.incident,
-        "policies": decision.policies,
-        "produce_id": decision.produce_id,
-        "prompt_length": decision.prompt_length,
-        "completion_length": decision.completion_length,
-        "streamed": decision.streamed,
-        "overhead": decision.overhead,
-        "duration": decision.duration,
-    }
+DECISION_COLUMNS = (
+    "id", "at", "tenant", "subject", "identity", "request_id", "surface", "outcome", "action", "incident", "policies",
+    "produce_id", "prompt_length", "completion_length", "streamed", "overhead", "duration",
+)  # fmt: skip
+
+
+def decision_values(decision: Decision) -> tuple[Any, ...]:
+    """The values of a decision's row, in the order of `DECISION_COLUMNS`."""
+    tenant, subject, identity, _ = decision.subject
+    return (
+        decision.id, decision.at, tenant, subject, identity, _plain(decision.request_id), decision.surface,
+        decision.outcome, decision.action.word, decision.incident, decision.policies, decision.produce_id,
+        decision.prompt_length, decision.completion_length, decision.streamed, decision.overhead, decision.duration,
+    )  # fmt: skip
 
 
 def entry_row(subject: Subject, entry: Entry, key: str | None = None) -> Row:
@@ -204,4 +196,4 @@ _KINDS: dict[type[Entry], str] = {
 
 def _plain(text: str) -> str:
     """Text that any database takes: half of a surrogate pair, which a client may send, cannot be written."""
-    return text.encode("utf-8", "replace").decode("utf-8")[:128]
+    return text[:128] if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")[:128]

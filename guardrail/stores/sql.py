@@ -72,6 +72,7 @@ class SqlStore:
         self._poll, self._flush_after, self._flush_rows, self._most = poll, flush_after, flush_rows, most_queued
         self._tasks: deque[Task] = deque()
         self._records: deque[Record] = deque()
+        self._passed: dict[Subject, float] = {}
         self._waiting_since: float | None = None
         self._wake = threading.Event()
         self._closing = False
@@ -99,9 +100,10 @@ class SqlStore:
         if self._mirror.ends_row((subject.tenant, subject.key), at):
             self._tasks.append(Allow(subject, at))
             self._wake.set()  # at once: a strike that another worker writes next must not count as one more in a row
-        elif len(self._tasks) < self._most:
-            # Another worker may have written a strike that is not in the mirror yet: looked at within `poll`.
-            self._tasks.append(Allow(subject, at))
+        else:
+            # Another worker may have written a strike that is not in the mirror yet: looked at within `poll`. Of one
+            # subject's requests the last says all: one allowed before a strike does not end its row.
+            self._passed[subject] = at
 
     def record(self, decision: Decision) -> None:
         self._queue(decision)
@@ -211,7 +213,7 @@ class SqlStore:
             return
         deliver([(starting, None)])
         closing = False
-        while not (closing and not self._tasks):
+        while not (closing and not self._tasks and not self._passed):
             self._wake.wait(self._poll)
             self._wake.clear()
             closing = self._closing
@@ -222,6 +224,8 @@ class SqlStore:
         tasks = [self._tasks.popleft() for _ in range(min(len(self._tasks), LARGEST_GROUP))]
         if self._tasks:
             self._wake.set()
+        while self._passed:  # item by item: the event loop may add to it meanwhile
+            tasks.append(Allow(*self._passed.popitem()))
         records = self._due(closing or any(not isinstance(task, Allow) for task in tasks))
         try:
             left = self._writer.turn(tasks, records)

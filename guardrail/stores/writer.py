@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from operator import itemgetter
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, Engine, insert
@@ -27,7 +27,7 @@ from guardrail.stores.journal import Journal
 from guardrail.stores.ledger import Writing, last_id, live_keys, read_after, read_history
 from guardrail.stores.mirror import Mirror, key_of
 from guardrail.stores.outage import Item, away, reason, replay, to_item, unwritable
-from guardrail.stores.rows import Key, Refusal, Sealer, decision_row, refusal
+from guardrail.stores.rows import DECISION_COLUMNS, Key, Refusal, Sealer, decision_values, refusal
 from guardrail.stores.tables import decisions as decisions_table
 from guardrail.stores.tasks import Allow, Answer, Enter, Flush, Record, Refuse, Task, Work, deliver
 
@@ -36,6 +36,9 @@ RETRY = 1.0
 PRUNE = 60.0
 
 _log = logging.getLogger(__name__)
+
+TOGETHER = 100
+"""Decisions in one statement."""
 
 
 class Writer:
@@ -107,9 +110,17 @@ class Writer:
     def _connect(self) -> None:
         assert self._engine is not None
         self._connection = self._engine.connect()
-        columns = [column.name for column in decisions_table.columns if column is not decisions_table.c.seq]
-        insertion = insert(decisions_table).compile(dialect=self._engine.dialect, column_keys=columns)
-        self._decisions = str(insertion), itemgetter(*(insertion.positiontup or columns))
+        columns = insert(decisions_table).compile(dialect=self._engine.dialect, column_keys=DECISION_COLUMNS)
+        self._heading, _, self._places = str(columns).partition(" VALUES ")
+
+    def _insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write decisions, many in one statement: the driver gives up the interpreter once for each, and takes it
+        back from the event loop."""
+        assert self._connection is not None
+        for start in range(0, len(rows), TOGETHER):
+            some = rows[start : start + TOGETHER]
+            places = ", ".join([self._places] * len(some))
+            self._connection.exec_driver_sql(f"{self._heading} VALUES {places}", tuple(chain.from_iterable(some)))
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -159,7 +170,7 @@ class Writer:
         assert self._connection is not None
         refusals = {id(task): refusal(task.incident, self._sealer) for task in tasks if isinstance(task, Refuse)}
         noted = [refusal(record, self._sealer) for record in records if isinstance(record, Incident)]
-        rows = [decision_row(record) for record in records if isinstance(record, Decision)]
+        rows = [decision_values(record) for record in records if isinstance(record, Decision)]
         answers: list[Answer] = []
         fresh: Sequence[tuple[int, Key, Entry | None]] = ()
         touches_ledger = any(not isinstance(task, Flush) for task in tasks)
@@ -175,9 +186,7 @@ class Writer:
                 if touches_ledger:
                     fresh = read_after(self._connection, self._last)
                 if rows:
-                    statement, values = self._decisions
-                    # Straight to the driver: it is most of what is written, and has no need of types or defaults.
-                    self._connection.exec_driver_sql(statement, [values(row) for row in rows])
+                    self._insert(rows)
             self._learn(fresh)
         return answers or [(task, None) for task in tasks]
 
