@@ -142,9 +142,11 @@ class Guard(Engine):
 
     def ready(self) -> dict[str, object]:
         """Whether requests can be served, and with what."""
+        away = self.started and self.store.degraded
         return {
-            "ready": self.started and not self.draining,
+            "ready": self.started and not self.draining and not (away and self.options.on_store_error == "block"),
             "draining": self.draining,
+            "degraded": ["store"] if away else [],
             "profile": self.settings.profile,
             "policy": self.policies.short_digest,
             "policies": [policy.id for policy in self.policies.policies],

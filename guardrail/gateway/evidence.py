@@ -8,6 +8,7 @@ from guardrail.core.admission import Subject
 from guardrail.core.content import Content, Direction, Path
 from guardrail.core.findings import Finding
 from guardrail.core.incidents import Hit, Incident
+from guardrail.core.policy import Action
 from guardrail.core.verdict import Verdict
 
 _MOST_HITS = 64
@@ -35,7 +36,9 @@ def make_incident(
     was not sent is still there. `digest` is a keyed hash, by which equal spans of two incidents can be told.
     """
     shown = verdict.deciding or verdict.enforced or verdict.matches
-    excerpt = _span(shown[0].finding, texts)[:_MOST_EXCERPT] if shown else ""
+    excerpt = ""
+    if shown and shown[0].rule.action is not Action.REDACT:  # what was taken out for privacy's sake is not kept, either
+        excerpt = _span(shown[0].finding, texts)[:_MOST_EXCERPT]
     hits = []
     for rule, finding in verdict.matches[:_MOST_HITS]:
         span = _span(finding, texts)

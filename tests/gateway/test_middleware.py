@@ -644,3 +644,21 @@ async def test_a_tool_calls_arguments_never_overtake_its_name(make_engine: MakeE
     ]
     answer = await drive(GuardrailMiddleware(ScriptedUpstream(chunks), make_engine()), PATH, chat("hi", stream=True))
     assert answer.body.startswith(chunks[0] + chunks[1])
+
+
+async def test_an_incident_keeps_what_was_refused_and_not_what_was_taken_out(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    app = GuardrailMiddleware(ScriptedUpstream(reply(), media="application/json"), engine)
+    kept: list[Any] = []
+    engine.store.note = kept.append  # type: ignore[method-assign]
+    refuse = engine.store.refuse
+
+    async def refused(incident: Any) -> Any:
+        kept.append(incident)
+        return await refuse(incident)
+
+    engine.store.refuse = refused  # type: ignore[method-assign]
+    await drive(app, PATH, chat("a hush b"))
+    await drive(app, PATH, chat("a KABOOM b"))
+    assert [incident.excerpt for incident in kept] == ["", "KABOOM"]
+    assert [incident.hits[0].digest for incident in kept] == ["digest of 4", "digest of 6"]
