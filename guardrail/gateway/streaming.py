@@ -266,9 +266,11 @@ class Relay:
         A reasoning text that ends like the beginning of a phrase must wait for its end; the answer behind it need not.
         The parts of one tool call stay in order.
         """
-        if len(self._queue) == 1:
-            return (self._queue.popleft(),) if self._ready(self._queue[0]) else ()
         found: list[_Held] = []
+        if len(self._orders) < 2:  # one text: nothing can overtake anything
+            while self._queue and self._ready(self._queue[0]):
+                found.append(self._queue.popleft())
+            return found
         kept: list[_Held] = []
         blocked: set[Lane] = set()
         while self._queue:

@@ -55,16 +55,21 @@ class Pattern(NamedTuple):
     exceptions: Prefixes | None
 
 
+HEAD = 4
+"""Characters of a text that are looked up before it is compared with phrases."""
+
+
 class Prefixes:
     """Phrases sorted, to ask whether a piece of text is the beginning of one of them."""
 
-    __slots__ = ("edges", "firsts", "longest", "pairs", "phrases")
+    __slots__ = ("edges", "firsts", "heads", "longest", "phrases")
 
     def __init__(self, phrases: Iterable[str], edges: Mapping[str, Term] | None = None) -> None:
         self.phrases = tuple(sorted(set(phrases)))
         self.edges = edges or {}  # of exceptions: which edges need a boundary
         self.longest = max(map(len, self.phrases), default=0)
-        self.pairs = frozenset(phrase[:2] for phrase in self.phrases if len(phrase) > 1)  # most text ends here
+        # Most text that begins no phrase is told by its first four characters.
+        self.heads = frozenset(phrase[:size] for phrase in self.phrases for size in range(1, HEAD + 1))
         bounds: dict[str, tuple[int, int]] = {}
         for index, phrase in enumerate(self.phrases):
             low, _ = bounds.get(phrase[0], (index, 0))
@@ -73,11 +78,9 @@ class Prefixes:
 
     def begins(self, text: str, proper: bool) -> bool:
         """Whether `text`, which is not empty, begins a phrase; a `proper` beginning is shorter than the phrase."""
-        if len(text) > 1 and text[:2] not in self.pairs:
+        if text[:HEAD] not in self.heads:
             return False
-        bounds = self.firsts.get(text[0])
-        if bounds is None:
-            return False
+        bounds = self.firsts[text[0]]
         place = (bisect_right if proper else bisect_left)(self.phrases, text, *bounds)
         return place < bounds[1] and self.phrases[place].startswith(text)
 
@@ -106,10 +109,11 @@ class Lexicon:
         "bounded",
         "exceptions",
         "free",
+        "heads",
+        "inside",
         "labels",
         "longest",
         "owners",
-        "pairs",
         "pattern_set",
         "patterns",
         "variants",
@@ -139,7 +143,8 @@ class Lexicon:
         )
         self.bounded = Prefixes(text for text, owners in owned.items() if any(owner.left for owner in owners))
         self.free = Prefixes(text for text, owners in owned.items() if not all(owner.left for owner in owners))
-        self.pairs = self.free.pairs | self.bounded.pairs
+        self.heads = self.free.heads | self.bounded.heads
+        self.inside = any(first.isascii() and first.isalnum() for first in self.free.firsts)
         self.longest = max(self.bounded.longest, self.free.longest)
         self.exceptions = Prefixes(excepted) if excepted else None
         self.variants = _variants(owned)

@@ -7,13 +7,15 @@ of the text. What is reported depends on the text alone: a match counts in the s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from operator import methodcaller
 from typing import NamedTuple
 from unicodedata import normalize
 
 from guardrail.core.findings import Finding
 from guardrail.core.frontier import NOTHING, Scan
-from guardrail.detectors.keywords.compiling import Lexicon
+from guardrail.detectors.keywords.compiling import HEAD, Lexicon
 from guardrail.detectors.keywords.view import DROPPED, Mark, View
 from guardrail.text.characters import NEUTRAL, is_closed, is_extending, word_class
 from guardrail.text.normalize import IGNORABLES, MOST_HIDDEN, Layer, fold, fold_cluster, settled, squeeze
@@ -27,6 +29,11 @@ CERTAIN = 1.0
 """The score of every finding: a phrase is there or it is not."""
 
 _BLOCK = 2048  # characters; a longer piece is taken in blocks, so that a frontier inside of it is cheap to tell
+
+
+# A character that is no ASCII letter or digit, or the first of a row of these.
+_STARTS = re.compile(r"[^a-z0-9]|(?<![a-z0-9])[a-z0-9]")
+_START_OF = methodcaller("start")
 
 
 class _State(NamedTuple):
@@ -150,7 +157,7 @@ class KeywordScanner:
 
         keep, alive = min(keep, stable), min(alive, stable)
         if self._lexicon.exceptions is not None:
-            keep = min(keep, self._excepting(folded, stable))
+            keep = min(keep, max(0, stable - self._lexicon.exceptions.longest))
         if held == size:
             live = received
         else:
@@ -258,9 +265,12 @@ class KeywordScanner:
 
     def _longest(self, text: str, alive: int, proper: bool, before: int) -> int:
         bounded, free = self._lexicon.bounded, self._lexicon.free
-        size, pairs = len(text), self._lexicon.pairs
-        for start in range(max(alive, size - self._lexicon.longest), size):
-            if start + 1 < size and text[start : start + 2] not in pairs:
+        size, heads = len(text), self._lexicon.heads
+        low = max(alive, size - self._lexicon.longest)
+        # Terms that may begin inside of a word of ASCII letters are rare; without any, only the words' starts count.
+        places = range(low, size) if self._lexicon.inside else map(_START_OF, _STARTS.finditer(text, low))
+        for start in places:
+            if text[start : start + HEAD] not in heads:
                 continue
             first = text[start]
             if first in free.firsts and free.begins(text[start:], proper):
@@ -272,16 +282,6 @@ class KeywordScanner:
                 if bounded.begins(text[start:], proper):
                     return start
         return size
-
-    def _excepting(self, folded: str, stable: int) -> int:
-        """The index from which an exception may be on its way, or be there and wait for a word boundary."""
-        exceptions = self._lexicon.exceptions
-        assert exceptions is not None
-        text, pairs = folded[:stable], exceptions.pairs
-        for start in range(max(0, stable - exceptions.longest), stable - 1):
-            if text[start : start + 2] in pairs and exceptions.begins(text[start:], False):
-                return start
-        return stable - 1 if text[-1:] in exceptions.firsts else stable
 
 
 def _marked(marks: tuple[Mark, ...], dropped: Layer | None, end: int, shift: int) -> tuple[Mark, ...]:
