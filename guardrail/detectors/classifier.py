@@ -1,6 +1,6 @@
 """Find harm with a classifier: a prompt is judged whole, an answer by windows that end where sentences do.
 
-One calibrated number, the `unsafe` score, says whether a window is harmful; the class heads only name the harm. So
+One number, the `unsafe` score, says whether a window is harmful; the class heads only name the harm. So
 one threshold drives the rate of false alarms, whatever the number of classes.
 """
 

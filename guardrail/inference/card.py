@@ -22,7 +22,7 @@ Role = Literal["unsafe", "class", "own"]
 class LabelUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one label of the model is for, and from which score it counts.
 
-    `role`: `unsafe` is the one calibrated number that says whether a text is harmful; a `class` names the kind of
+    `role`: `unsafe` is the one number that says whether a text is harmful; a `class` names the kind of
     harm and carries no threshold of its own kind; `own` is a finding with its own score. `category` is the word
     rules use. `flag` is the loose threshold, `block` the shipped one, `strike` the strict one.
     """
