@@ -9,10 +9,11 @@ import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from guardrail.errors import SettingsError
 from guardrail.sections import Address
@@ -103,6 +104,49 @@ def _settle_heap() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
+class _OneWrite:
+    """A transport that sends an answer's head together with the body that follows it at once, in one system call.
+
+    A head that nothing follows (a stream's, while its model thinks) goes by itself in the loop's next turn.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
+        elif data.startswith(b"HTTP/1."):
+            self._head = data
+            self._loop.call_soon(self._flush)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head and not self._transport.is_closing():
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's own, on such a transport."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast(asyncio.Transport, _OneWrite(transport)))
+
+
 class _Server(uvicorn.Server):
     """A uvicorn server that leaves signals to `run`, which has more than one server to end in order."""
 
@@ -117,7 +161,7 @@ def _server(listener: Listener) -> _Server:
             listener.app,
             uds=listener.path,
             loop="uvloop",
-            http="httptools",
+            http=_Protocol,
             lifespan="on" if listener.lifespan else "off",
             access_log=False,
             log_config=None,

@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from starlette.types import Receive
 
 from guardrail.errors import GuardrailError, MalformedRequest, TooLarge, Unreadable
+from guardrail.gateway.sweep import Sweep
 
 
 class ClientGone(GuardrailError):
     """The client left before its request was complete; there is nobody to answer."""
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int, timeout: float) -> bytes:
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int, sweep: Sweep) -> bytes:
     """The body as sent; raises `Unreadable`, `TooLarge`, `MalformedRequest` or `ClientGone`.
 
-    `limit` is in bytes, `timeout` in seconds for the whole body.
+    `limit` is in bytes; `sweep` says when a body is late.
     """
     encoding = headers.get(b"content-encoding", b"").strip().lower()
     if encoding and encoding != b"identity":
@@ -36,8 +37,8 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
         if task is not None:
             task.cancel()
 
-    # One timer for the whole body: asyncio.timeout() does the same in five times the time, and this is on every way.
-    timer = asyncio.get_running_loop().call_later(timeout, expire)
+    # As asyncio.timeout() does it, in a tenth of the time: this is on every request's way.
+    token = sweep.add(expire)
     parts: list[bytes] = []
     size, more = 0, True
     try:
@@ -57,7 +58,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
         task.uncancel()
         raise MalformedRequest("the body did not arrive in time") from None
     finally:
-        timer.cancel()
+        sweep.drop(token)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -18,6 +18,7 @@ from guardrail.core.sanctions import Ladder, Standing, Step
 from guardrail.errors import StoreError
 from guardrail.gateway.accounts import Accounts
 from guardrail.gateway.screening import Plan
+from guardrail.gateway.sweep import Sweep
 from guardrail.metrics import Metrics
 from guardrail.protocols import Detector, Dialect, Identifier, Labeller, Store
 
@@ -65,6 +66,7 @@ class Engine:
     started: bool = False
     draining: bool = False
     accounts: Accounts = field(init=False)
+    late_bodies: Sweep = field(init=False)
     _prompt_plans: dict[_PlanKey, Plan] = field(default_factory=dict)
     _completion_plans: dict[_PlanKey, Plan] = field(default_factory=dict)
     _last_seen: OrderedDict[Subject, float] = field(default_factory=OrderedDict)
@@ -72,6 +74,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.accounts = Accounts(self.metrics, self.store)
+        self.late_bodies = Sweep(self.options.body_timeout, min(1.0, self.options.body_timeout / 10))
 
     def dialect(self, path: str) -> Dialect | None:
         """The dialect spoken at a path."""

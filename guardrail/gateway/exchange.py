@@ -140,7 +140,7 @@ class Exchange:
         if not admission.allowed:
             await self._turn_away(admission)
             return
-        body = await read_body(self._receive, self.headers, engine.options.max_body, engine.options.body_timeout)
+        body = await read_body(self._receive, self.headers, engine.options.max_body, engine.late_bodies)
         started = perf_counter()
         prompt = self.prompt = dialect.read_prompt(body)
         if engine.options.body_identity and prompt.end_user:

@@ -23,6 +23,9 @@ AT_ONCE = 8192
 """Code points that are scanned without a pause: some ten milliseconds at the worst."""
 
 
+_TOGETHER = 64  # texts
+
+
 class Look(NamedTuple):
     """One detector in a plan: what makes its scanner, the labels to look for, and its quick look, if it has one."""
 
@@ -90,51 +93,46 @@ class Screening:
         for name, window in channel.feed(text, last=last):
             self._asked.setdefault(name, []).append((channel, window))
 
-    def look(self, text: str) -> Channel | Cleared:
-        """Give a new channel a whole text of no more than `AT_ONCE` code points."""
-        looks = self._unclear(text)
-        if not looks:
-            cleared = Cleared(text, segment=len(self.channels))
-            self.channels.append(cleared)
-            return cleared
-        channel = self.channel(looks)
-        self.feed(channel, text, last=True)
-        return channel
-
-    async def look_through(self, text: str) -> Channel:
-        """The same for a text of any length, in slices, so that what runs beside it is not stalled."""
-        channel = self.channel()
-        for start in range(0, len(text), AT_ONCE):
-            self.feed(channel, text[start : start + AT_ONCE], last=start + AT_ONCE >= len(text))
-            await asyncio.sleep(0)
-        return channel
-
     async def look_at(self, texts: Sequence[str]) -> None:
         """Give each text a new channel, and wait until all that detectors owe is answered."""
-        for count, text in enumerate(texts):
-            if len(text) <= AT_ONCE:
-                self.look(text)
-            else:
-                await self.look_through(text)
-            if count % 64 == 63:
+        for start in range(0, len(texts), _TOGETHER):
+            if start:
                 await asyncio.sleep(0)  # ten thousand messages must not stall the streams beside them
+            some = texts[start : start + _TOGETHER]
+            unclear = self._glance(some)
+            for index, text in enumerate(some):
+                looks = unclear.get(index)
+                if looks is None:
+                    self.channels.append(Cleared(text, len(self.channels)))
+                elif len(text) <= AT_ONCE:
+                    self.feed(self.channel(looks), text, last=True)
+                else:
+                    await self._read_through(text)
         if self._asked:
             self.dispatch()
             await self.settled()
 
-    def _unclear(self, text: str) -> list[Look]:
-        """The detectors that have to look closer; what the quick looks cost is theirs."""
-        looks: list[Look] = []
-        spent, direction = self._spent, self.direction
+    def _glance(self, texts: Sequence[str]) -> dict[int, list[Look]]:
+        """Which texts have to be looked at closer, by index, and by whom. What the quick looks cost is counted."""
+        unclear: dict[int, list[Look]] = {}
+        direction = self.direction
         began = perf_counter()
         for look in self._plan.looks:
             name, _, labels, clears = look
-            if clears is None or not clears(text, direction, labels):
-                looks.append(look)
+            for index, text in enumerate(texts):
+                if clears is None or len(text) > AT_ONCE or not clears(text, direction, labels):
+                    unclear.setdefault(index, []).append(look)
             now = perf_counter()
-            spent[name] = spent.get(name, 0.0) + now - began
+            self._spent[name] = self._spent.get(name, 0.0) + now - began
             began = now
-        return looks
+        return unclear
+
+    async def _read_through(self, text: str) -> None:
+        """Feed a long text in slices, so that what runs beside it is not stalled."""
+        channel = self.channel()
+        for start in range(0, len(text), AT_ONCE):
+            self.feed(channel, text[start : start + AT_ONCE], last=start + AT_ONCE >= len(text))
+            await asyncio.sleep(0)
 
     def dispatch(self) -> None:
         """Send off all windows that have become due, one call for each detector."""

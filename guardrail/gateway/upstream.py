@@ -17,6 +17,7 @@ from yarl import URL
 
 from guardrail.errors import UpstreamTimeout, UpstreamUnavailable
 from guardrail.gateway.body import ClientGone
+from guardrail.gateway.sweep import Sweep
 from guardrail.gateway.websocket import bridge
 
 # Hop-by-hop fields (RFC 9110, 7.6.1), and what the client library writes itself.
@@ -83,6 +84,7 @@ class Upstream:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout)
         self._private = _NOT_FORWARDED | {name.lower().encode() for name in private_headers}
         self._session: aiohttp.ClientSession | None = None
+        self._sweep = Sweep(_WATCH_AFTER, _WATCH_AFTER / 2)
         self._urls: dict[tuple[str, bytes, bytes], URL] = {}
 
     async def start(self) -> None:
@@ -137,7 +139,7 @@ class Upstream:
         body = await _body(receive)
         path: str = scope["path"]
         target = self._target(path, body)
-        left = _Watch(receive)
+        left = _Watch(receive, self._sweep)
         try:
             async with self._session.request(
                 scope["method"],
@@ -204,17 +206,18 @@ class Upstream:
 class _Watch:
     """Cancels the current task when the client leaves, so that the upstream stops working for nobody."""
 
-    __slots__ = ("_receive", "_task", "_timer", "_watcher", "gone")
+    __slots__ = ("_receive", "_sweep", "_task", "_token", "_watcher", "gone")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, sweep: Sweep) -> None:
         self.gone = False
         self._receive = receive
         self._task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER, self._begin)
+        self._sweep = sweep
+        self._token = sweep.add(self._begin)
 
     def stop(self) -> None:
-        self._timer.cancel()
+        self._sweep.drop(self._token)
         if self._watcher is not None:
             self._watcher.cancel()
 
