@@ -258,7 +258,8 @@ class Relay:
                     self.held_seconds = waited
             self._release(held, out)
         if out:
-            await self._send(out[0] if len(out) == 1 else b"".join(out))
+            self._sent_at = perf_counter()
+            await self._emit(out[0] if len(out) == 1 else b"".join(out))
 
     def _releasable(self) -> Sequence[_Held]:
         """Take from the queue what may leave now: in order, but for texts that wait for nothing of their own.

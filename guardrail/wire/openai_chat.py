@@ -31,6 +31,35 @@ _CHOICE = frozenset({"index", "message", "delta", "finish_reason", "logprobs"})
 _WHOLE = -1  # the choice of text that belongs to the answer as a whole
 
 
+class _Text(msgspec.Struct, forbid_unknown_fields=True):
+    content: str
+
+
+class _Choice(msgspec.Struct, forbid_unknown_fields=True):
+    delta: _Text
+    index: int = 0
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class _TextEvent(msgspec.Struct, forbid_unknown_fields=True):
+    """What nearly every event of a stream is: a stretch of one choice's text and nothing else that could hold any."""
+
+    choices: tuple[_Choice]
+    id: msgspec.Raw = msgspec.Raw()
+    object: msgspec.Raw = msgspec.Raw()
+    created: msgspec.Raw = msgspec.Raw()
+    model: msgspec.Raw = msgspec.Raw()
+    usage: msgspec.Raw = msgspec.Raw()
+    system_fingerprint: msgspec.Raw = msgspec.Raw()
+    service_tier: msgspec.Raw = msgspec.Raw()
+    obfuscation: msgspec.Raw = msgspec.Raw()
+
+
+_read_text_event = msgspec.json.Decoder(_TextEvent).decode
+_CONTENT = ("choices", 0, "delta", "content")
+
+
 class OpenAIChat:
     """The dialect of `/v1/chat/completions`."""
 
@@ -151,6 +180,14 @@ class OpenAIChat:
         if payload.strip() == b"[DONE]":
             return Event(raw, last=True)
         try:
+            (choice,) = _read_text_event(payload).choices
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return self._read_any(raw, payload)
+        text = choice.delta.content
+        return Event(raw, (Piece((choice.index, "content"), text, _CONTENT),) if text else ())
+
+    def _read_any(self, raw: bytes, payload: bytes) -> Event:
+        try:
             chunk = msgspec.json.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise MalformedResponse("the upstream sent an event that is not JSON") from None
@@ -162,18 +199,12 @@ class OpenAIChat:
             number = _number(choice, position)
             delta = choice.get("delta")
             if delta:
-                text = delta.get("content") if isinstance(delta, dict) and len(delta) == 1 else None
-                if text and type(text) is str:  # nearly every event
-                    pieces.append(Piece((number, "content"), text, ("choices", position, "delta", "content")))
-                else:
-                    pieces += _pieces(delta, number, ("choices", position, "delta"))
-            if not choice.keys() <= _CHOICE:
-                pieces += _others(choice, _CHOICE, number, ("choices", position))
+                pieces += _pieces(delta, number, ("choices", position, "delta"))
+            pieces += _others(choice, _CHOICE, number, ("choices", position))
             reason = choice.get("finish_reason")
             if reason:
                 finished[number] = str(reason)
-        if not chunk.keys() <= _BODY:
-            pieces += _others(chunk, _BODY, _WHOLE, ())
+        pieces += _others(chunk, _BODY, _WHOLE, ())
         return Event(raw, tuple(pieces), finished)
 
     def write_event(self, event: Event, texts: Mapping[Path, str]) -> bytes:
