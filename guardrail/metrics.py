@@ -52,7 +52,12 @@ TABLE = (
         "Verdicts; one that several policies decided counts once for each, one that none did under none.",
     ),
     Metric("guardrail_rule_matches_total", "counter", ("rule", "mode"), "Verdicts in which a rule matched."),
-    Metric("guardrail_detector_seconds", "histogram", ("detector", "phase"), "Time a detector took for one text."),
+    Metric(
+        "guardrail_detector_seconds",
+        "histogram",
+        ("detector", "phase"),
+        "Time a detector took for one text; of a stream every eighth piece is timed, for all eight.",
+    ),
     Metric("guardrail_detector_failures_total", "counter", ("detector", "kind"), "Texts a detector had no answer for."),
     Metric("guardrail_overhead_seconds", "histogram", ("phase",), "Time that guarding added to a request."),
     Metric("guardrail_stream_held_seconds", "histogram", (), "Longest time that a stream's text was held back."),

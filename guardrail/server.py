@@ -107,19 +107,30 @@ def _settle_heap() -> None:
 class _OneWrite:
     """A transport that sends an answer's head together with the body that follows it at once, in one system call.
 
-    A head that nothing follows (a stream's, while its model thinks) goes by itself in the loop's next turn.
+    A head that nothing follows (a stream's, while its model thinks) goes by itself in the loop's next turn. Between
+    the head of one answer and that of the next, `write` is the transport's own.
     """
 
-    __slots__ = ("_head", "_loop", "_transport")
+    __slots__ = ("_head", "_loop", "_transport", "write")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._head = b""
+        self.write: Callable[[bytes], None] = self._write
 
-    def write(self, data: bytes) -> None:
+    def expect_head(self) -> None:
+        """A request has begun: what is written next may be its answer's head."""
+        self.write = self._write
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _write(self, data: bytes) -> None:
         if self._head:
             head, self._head = self._head, b""
+            self.write = self._transport.write
             self._transport.writelines((head, data))
         elif data.startswith(b"HTTP/1."):
             self._head = data
@@ -127,13 +138,10 @@ class _OneWrite:
         else:
             self._transport.write(data)
 
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
     def _flush(self) -> None:
         if self._head and not self._transport.is_closing():
             head, self._head = self._head, b""
+            self.write = self._transport.write
             self._transport.write(head)
 
     def __getattr__(self, name: str) -> Any:
@@ -144,7 +152,12 @@ class _Protocol(HttpToolsProtocol):
     """uvicorn's own, on such a transport."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, _OneWrite(transport)))
+        self._one_write = _OneWrite(transport)
+        super().connection_made(cast(asyncio.Transport, self._one_write))
+
+    def on_message_begin(self) -> None:
+        self._one_write.expect_head()
+        super().on_message_begin()
 
 
 class _Server(uvicorn.Server):

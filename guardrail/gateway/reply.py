@@ -94,11 +94,12 @@ class Reply:
 
         Raises `StreamStopped` when nothing more is wanted.
         """
-        if self._told_to_stop or self._ended:
+        relay = self._relay
+        if self._failure is not None or self._ended or (relay is not None and relay.stopped):
             raise StreamStopped("the answer was stopped")
         try:
-            if self._relay is not None and message.get("more_body") and message.get("body"):
-                await self._relay.take(message["body"])
+            if relay is not None and message.get("more_body") and message.get("body"):
+                await relay.take(message["body"])
             elif message["type"] == "http.response.body":
                 await self._take_body(message.get("body", b""), message.get("more_body", False))
             elif message["type"] == "http.response.start":

@@ -251,14 +251,13 @@ class Relay:
                 self.stopped = True
                 return
         out: list[bytes] = []
+        now = perf_counter()
         for held in self._releasable():
-            if held.ends:
-                waited = perf_counter() - held.at
-                if waited > self.held_seconds:
-                    self.held_seconds = waited
+            if now - held.at > self.held_seconds and held.ends:
+                self.held_seconds = now - held.at
             self._release(held, out)
         if out:
-            self._sent_at = perf_counter()
+            self._sent_at = now
             await self._emit(out[0] if len(out) == 1 else b"".join(out))
 
     def _releasable(self) -> Sequence[_Held]:

@@ -177,8 +177,6 @@ class OpenAIChat:
         payload = sse.data(raw)
         if payload is None:
             return Event(raw)
-        if payload.strip() == b"[DONE]":
-            return Event(raw, last=True)
         try:
             (choice,) = _read_text_event(payload).choices
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -187,6 +185,8 @@ class OpenAIChat:
         return Event(raw, (Piece((choice.index, "content"), text, _CONTENT),) if text else ())
 
     def _read_any(self, raw: bytes, payload: bytes) -> Event:
+        if payload.strip() == b"[DONE]":
+            return Event(raw, last=True)
         try:
             chunk = msgspec.json.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError):

@@ -21,6 +21,9 @@ class Splitter:
     def feed(self, data: bytes) -> list[bytes]:
         buffer = self._rest + data if self._rest else data
         if b"\r" not in buffer:
+            if buffer.find(b"\n\n") == len(buffer) - 2 >= 0:  # one event and nothing else: how most streams come
+                self._rest = b""
+                return [buffer]
             end = buffer.rfind(b"\n\n")
             if end < 0:
                 self._rest = buffer

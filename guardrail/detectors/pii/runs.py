@@ -53,7 +53,7 @@ def run_start(text: str, end: int, floor: int) -> int:
 
     A space at the very end that may yet join what follows belongs to the run.
     """
-    if end - 1 > floor and may_join(text, end - 1):
+    if end - 1 > floor and text[end - 1] in SPACES and may_join(text, end - 1):
         end -= 1
     while True:
         start = end

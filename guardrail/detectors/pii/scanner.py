@@ -71,7 +71,8 @@ class PiiScanner:
         start = run_start(buffer[: at - base] if at < self._length else buffer, at - base, self._floor - base) + base
         if start == self._floor:
             start = self._since
-        end = at - 1 if may_join(buffer, at - 1 - base) else at
+        joins = buffer[at - 1 - base : at - base] in SPACES and may_join(buffer, at - 1 - base)
+        end = at - 1 if joins else at
         strides = max(0, (end - start - LONGEST) // STRIDE)
         return start, start + strides * STRIDE
 
