@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -200,7 +201,7 @@ def tour(started: dict[str, Started], needs: Needs) -> list[tuple[Line, str]]:
     service.wait()
     found = []
     for line in console_lines():
-        command = line.command.replace(".venv/bin/guardrail", str(BIN / "guardrail"))
+        command = line.command.replace(".venv/bin/guardrail", shlex.quote(str(BIN / "guardrail")))
         for shown, real in (("8080", service.port), ("8081", service.admin_port)):
             command = command.replace(f"127.0.0.1:{shown}", f"127.0.0.1:{real}")
         done = subprocess.run(

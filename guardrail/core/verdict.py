@@ -9,7 +9,7 @@ from guardrail.core.findings import Failure, Finding
 from guardrail.core.policy import Action, Rule, Rulebook
 
 # Reading a member off its enum is a call in Python 3.11, and these are read for every text.
-_ALLOW, _ANSWER = Action.ALLOW, Action.ANSWER
+_ALLOW, _ANSWER, _BLOCK = Action.ALLOW, Action.ANSWER, Action.BLOCK
 
 
 class Match(NamedTuple):
@@ -44,7 +44,8 @@ class Verdict(NamedTuple):
 
 
 def judge(rulebook: Rulebook, findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> Verdict:
-    """Apply every rule to every finding, and each failing detector's `on_error`; the strictest action stands.
+    """Apply every rule to every finding, and each failing detector's `on_error`; the strictest action stands, but
+    that a safe answer goes before a block whose rule is no surer of its case.
 
     Matches come in the order of the text: by segment, then by the offset at which each finding became certain.
     """
@@ -55,10 +56,16 @@ def judge(rulebook: Rulebook, findings: Sequence[Finding], failures: Sequence[Fa
         for rule in rulebook.matching(finding.detector, finding.category, finding.score):
             # Two phrases of one rule that fit the same span are one match.
             matches.setdefault((rule.id, finding.segment, finding.start, finding.end), Match(rule, finding))
-    action = Action.ALLOW
-    for rule, _ in matches.values():
-        if rule.enforced and rule.action > action:
-            action = rule.action
+    action = _ALLOW
+    surest = {_ANSWER: 0.0, _BLOCK: 0.0}
+    for rule, finding in matches.values():
+        if rule.enforced:
+            action = max(action, rule.action)
+            if rule.action >= _ANSWER:
+                surest[rule.action] = max(surest[rule.action], finding.score)
+    if action is _BLOCK and surest[_ANSWER] >= surest[_BLOCK]:
+        # Neither reaches the model. Whoever may be asking for help is not met with a refusal by a less certain rule.
+        action = _ANSWER
     for failure in failures:
         action = max(action, rulebook.on_error.get(failure.detector, Action.ALLOW))
     return Verdict(action, tuple(matches.values()), tuple(failures), rulebook.digest)

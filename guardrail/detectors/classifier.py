@@ -25,7 +25,7 @@ _ENDS_ALONE = frozenset("。！？；…\n\u2028\u2029")
 _ENDS_BEFORE_SPACE = frozenset(".!?;")
 # A class names the harm when it is likely, or the likeliest by some way; else the finding is called what `unsafe` is.
 _NAMED = 0.8
-_STANDS_OUT = 0.3
+_STANDS_OUT = 0.75
 
 
 class ClassifierDetector:

@@ -77,8 +77,8 @@ def test_it_is_a_detector_with_the_thresholds_of_its_card() -> None:
     [
         ((0.1, 0.8, 0.1, 0.9), {"political": 0.1, "hate": 0.9}),
         ((0.1, 0.8, 0.85, 0.9), {"political": 0.1, "hate": 0.9, "sexual": 0.9}),
-        ((0.1, 0.7, 0.6, 0.9), {"political": 0.1, "hate": 0.9}),
-        ((0.1, 0.4, 0.1, 0.9), {"political": 0.1, "hate": 0.9}),
+        ((0.1, 0.78, 0.6, 0.9), {"political": 0.1, "hate": 0.9}),
+        ((0.1, 0.7, 0.1, 0.9), {"political": 0.1, "unsafe": 0.9}),
         ((0.1, 0.1, 0.1, 0.9), {"political": 0.1, "unsafe": 0.9}),
         ((0.9, 0.0, 0.0, 0.2), {"political": 0.9, "unsafe": 0.2}),
     ],
