@@ -54,6 +54,8 @@ def data(event: bytes) -> bytes | None:
     for line in _LINE_END.split(event.removeprefix(b"\xef\xbb\xbf")):
         if line.startswith(b"data:"):
             lines.append(line[5:].removeprefix(b" "))
+        elif line == b"data":
+            lines.append(b"")
     return b"\n".join(lines) if lines else None
 
 
