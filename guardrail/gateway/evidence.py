@@ -8,7 +8,7 @@ from guardrail.core.admission import Subject
 from guardrail.core.content import Content, Direction, Path
 from guardrail.core.findings import Finding
 from guardrail.core.incidents import Hit, Incident
-from guardrail.core.policy import Action
+from guardrail.core.policy import Action, Rule
 from guardrail.core.verdict import Verdict
 
 _MOST_HITS = 64
@@ -77,16 +77,18 @@ def _span(finding: Finding, texts: dict[int, tuple[int, str]]) -> str:
     return text[max(finding.start - base, 0) : max(finding.end - base, 0)]
 
 
-def strike_rule(verdict: Verdict, content: Content) -> str | None:
-    """The id of the rule by which a refused prompt counts against its user, or none.
+def strike_rule(verdict: Verdict, content: Content) -> Rule | None:
+    """The rule by which a refused prompt counts against its user, the surest if there are several, or none.
 
     Only what the end user added in this request counts: history that a client sends again and what the operator
     wrote were judged, but are not this request's doing.
     """
-    for rule, finding in verdict.deciding:
-        if rule.strike is not None and finding.score >= rule.strike and content.segments[finding.segment].latest:
-            return rule.id
-    return None
+    struck = [
+        (finding.score, rule)
+        for rule, finding in verdict.deciding
+        if rule.strike is not None and finding.score >= rule.strike and content.segments[finding.segment].latest
+    ]
+    return max(struck, key=lambda item: item[0])[1] if struck else None
 
 
 def safe_answer(verdict: Verdict, language: str) -> str:

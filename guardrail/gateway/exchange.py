@@ -187,11 +187,11 @@ class Exchange:
         strike = None
         if self.engine.options.sanctions and verdict.action is Action.BLOCK:
             strike = strike_rule(verdict, self.prompt.content)
-        evidence = self._prompt_evidence(verdict, strike)
+        evidence = self._prompt_evidence(verdict, strike.id if strike is not None else None)
         standing = await self.engine.store.refuse(evidence)
         incident = self.incident = standing.recorded or evidence.id
         if strike is not None:
-            self.engine.struck(self.subject, standing, verdict.deciding[0].rule.category)
+            self.engine.struck(self.subject, standing, strike.category)
         if verdict.action is Action.ANSWER:
             self.outcome = "answered"
             await self._answer_instead(safe_answer(verdict, self.language), "stop")
