@@ -215,7 +215,10 @@ def settled(squeezed: str, layer: Layer | None) -> int:
 def fold_cluster(cluster: str) -> str:
     """One cluster, folded. A spacing accent stays what it is: NFKC would make a space of it, and so a word's end."""
     folded = normalize("NFKC", normalize("NFKC", cluster).casefold())
-    return normalize("NFC", cluster).casefold() if folded[0] == " " and cluster != " " else folded
+    if folded[0] != " " or cluster == " ":
+        return folded
+    accent = normalize("NFC", cluster[0]).casefold()
+    return accent + fold_cluster(cluster[1:]) if len(cluster) > 1 else accent
 
 
 def _plain(text: str) -> str:

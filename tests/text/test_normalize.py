@@ -5,7 +5,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from guardrail.text import characters
@@ -137,6 +137,7 @@ def test_a_text_cut_where_it_is_settled_normalises_to_its_parts(head: str, tail:
 
 @settings(max_examples=400, deadline=None)
 @given(TEXTS)
+@example("´ㅏ")
 def test_normalised_text_is_normal(original: str) -> None:
     text = normalise(original).text
     assert "  " not in text
