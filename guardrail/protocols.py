@@ -66,10 +66,10 @@ class Detector(Protocol):
 
 @runtime_checkable
 class Clearing(Protocol):
-    """What a `Detector` may have besides: a quick look at a whole text that saves making a scanner for it."""
+    """What a `Detector` may have besides: a quick look at whole texts that saves making scanners for them."""
 
-    def clears(self, text: str, direction: Direction, labels: frozenset[str]) -> bool:
-        """Whether a scanner would surely find and ask nothing in `text`; a false answer says nothing."""
+    def clears(self, texts: Sequence[str], direction: Direction, labels: frozenset[str]) -> bool:
+        """Whether scanners would surely find and ask nothing in any of `texts`; a false answer says nothing."""
 
 
 @runtime_checkable

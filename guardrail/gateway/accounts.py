@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from guardrail.core.incidents import Decision
@@ -62,8 +62,8 @@ class Accounts:
         metrics = self._metrics
         requests: Counter[tuple[str, str]] = Counter()
         cleared: Counter[str] = Counter()
-        overhead: dict[str, list[float]] = {}
-        spent: dict[tuple[str, str], list[float]] = {}
+        overhead: defaultdict[str, list[float]] = defaultdict(list)
+        spent: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         for exchange in ended:
             requests[exchange.dialect.surface, exchange.outcome] += 1
             for phase, screening in exchange.screenings:
@@ -73,9 +73,9 @@ class Accounts:
                 else:
                     cleared["prompt" if phase == "prompt" else "completion"] += 1
                 for name, seconds in screening.spent():
-                    spent.setdefault((name, phase), []).append(seconds)
+                    spent[name, phase].append(seconds)
             if exchange.screenings:
-                overhead.setdefault("stream" if exchange.streamed else "request", []).append(exchange.overhead)
+                overhead["stream" if exchange.streamed else "request"].append(exchange.overhead)
         for (surface, outcome), count in requests.items():
             metrics.request(surface, outcome, count)
         for direction, count in cleared.items():

@@ -57,7 +57,7 @@ class Reply:
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         """Run the app and answer with what it makes of the request."""
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(self._engine.late_bodies.loop)
         try:
             await app(scope, receive, self._take)
         except asyncio.CancelledError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import count
 from time import perf_counter
 from typing import NamedTuple
 
@@ -32,17 +33,18 @@ class Look(NamedTuple):
     name: str
     scanner: Callable[[Direction, frozenset[str]], Scanner]
     labels: frozenset[str]
-    clears: Callable[[str, Direction, frozenset[str]], bool] | None
+    clears: Callable[[Sequence[str], Direction, frozenset[str]], bool] | None
 
 
 class Plan:
     """What screening a text takes under one rulebook: made once, used by every request that it holds for."""
 
-    __slots__ = ("detectors", "looks", "rulebook")
+    __slots__ = ("clean", "detectors", "looks", "rulebook")
 
     def __init__(self, detectors: Mapping[str, Detector], rulebook: Rulebook) -> None:
         self.detectors = detectors
         self.rulebook = rulebook
+        self.clean = judge(rulebook, ())
         self.looks = tuple(
             Look(
                 name,
@@ -75,7 +77,7 @@ class Screening:
         self._asked: dict[str, list[tuple[Channel, Window]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._spent: dict[str, float] = {}
-        self._drawn: Verdict | None = None
+        self._drawn: Verdict | None = plan.clean  # for as long as no text needed more than a quick look
 
     def channel(self, looks: Sequence[Look] | None = None) -> Channel:
         """A new channel for one more text, for all detectors or for those of `looks` alone."""
@@ -84,6 +86,7 @@ class Screening:
         for look in self._plan.looks if looks is None else looks:
             spent.setdefault(look.name, 0.0)
             scanners[look.name] = _Timed(look.scanner(self.direction, look.labels), look.name, spent)
+        self._drawn = None
         channel = Channel(self._plan.rulebook, scanners, segment=len(self.channels))
         self.channels.append(channel)
         return channel
@@ -100,6 +103,9 @@ class Screening:
                 await asyncio.sleep(0)  # ten thousand messages must not stall the streams beside them
             some = texts[start : start + _TOGETHER]
             unclear = self._glance(some)
+            if not unclear:
+                self.channels += map(Cleared, some, count(len(self.channels)))
+                continue
             for index, text in enumerate(some):
                 looks = unclear.get(index)
                 if looks is None:
@@ -115,15 +121,17 @@ class Screening:
     def _glance(self, texts: Sequence[str]) -> dict[int, list[Look]]:
         """Which texts have to be looked at closer, by index, and by whom. What the quick looks cost is counted."""
         unclear: dict[int, list[Look]] = {}
-        direction = self.direction
+        direction, spent = self.direction, self._spent
+        few = sum(map(len, texts)) <= AT_ONCE
         began = perf_counter()
         for look in self._plan.looks:
             name, _, labels, clears = look
-            for index, text in enumerate(texts):
-                if clears is None or len(text) > AT_ONCE or not clears(text, direction, labels):
-                    unclear.setdefault(index, []).append(look)
+            if clears is None or not (few and clears(texts, direction, labels)):
+                for index, text in enumerate(texts):
+                    if clears is None or len(text) > AT_ONCE or not clears((text,), direction, labels):
+                        unclear.setdefault(index, []).append(look)
             now = perf_counter()
-            self._spent[name] = self._spent.get(name, 0.0) + now - began
+            spent[name] = spent.get(name, 0.0) + now - began
             began = now
         return unclear
 
@@ -172,8 +180,8 @@ class Screening:
 
     def draw(self) -> Verdict:
         """The verdict, for good: nothing more will be fed or answered."""
-        self._drawn = None
-        self._drawn = self.verdict
+        if self._drawn is None:
+            self._drawn = self.verdict
         return self._drawn
 
     @property

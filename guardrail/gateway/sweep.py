@@ -12,24 +12,24 @@ class Sweep:
     Nearly all of them are dropped long before; adding and dropping one costs a fifth of a timer of the event loop's.
     """
 
-    __slots__ = ("_after", "_due", "_last", "_loop", "_tick", "_timer")
+    __slots__ = ("_after", "_due", "_last", "_tick", "_timer", "loop")
 
     def __init__(self, after: float, tick: float) -> None:
         self._after = after
         self._tick = tick
         self._due: dict[int, tuple[float, Callable[[], None]]] = {}  # in the order in which they fall due
         self._last = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop
+        """The loop it runs on, once something was added."""
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, callback: Callable[[], None]) -> int:
         """Take a callback; returns what `drop` wants."""
         if self._timer is None:
-            self._loop = asyncio.get_running_loop()
-            self._timer = self._loop.call_later(self._tick, self._sweep)
-        assert self._loop is not None
+            self.loop = asyncio.get_running_loop()
+            self._timer = self.loop.call_later(self._tick, self._sweep)
         self._last += 1
-        self._due[self._last] = (self._loop.time() + self._after, callback)
+        self._due[self._last] = (self.loop.time() + self._after, callback)
         return self._last
 
     def drop(self, token: int) -> None:
@@ -37,9 +37,8 @@ class Sweep:
         self._due.pop(token, None)
 
     def _sweep(self) -> None:
-        assert self._loop is not None
         self._timer = None
-        now = self._loop.time()
+        now = self.loop.time()
         ripe = []
         for token, (due, callback) in self._due.items():
             if due > now:
@@ -49,4 +48,4 @@ class Sweep:
             del self._due[token]
             callback()
         if self._due and self._timer is None:
-            self._timer = self._loop.call_later(self._tick, self._sweep)
+            self._timer = self.loop.call_later(self._tick, self._sweep)

@@ -39,6 +39,7 @@ _NOT_FORWARDED = frozenset(
 _NOT_RETURNED = _NOT_FORWARDED - {b"content-length"} | {b"date", b"server"}
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 _SAFE = "/:@!$&'()*+,;=~%"  # what may stand in a path as it is (RFC 3986, 3.3), and what is encoded already
+_KEPT_OPEN = (b"keep-alive", b"close")
 _WATCH_AFTER = 0.05  # seconds before it pays to watch for a client that leaves: most answers are there by then
 
 
@@ -62,6 +63,15 @@ class _Model(msgspec.Struct):
     model: str = ""
 
 
+class _AsGiven(aiohttp.ClientRequest):
+    """A request with the headers that it is given, and none of the library's own (but for what frames it)."""
+
+    skip_auto_headers = CIMultiDict({aiohttp.hdrs.CONTENT_TYPE: None})
+
+    def update_auto_headers(self, skip_auto_headers: object) -> None:
+        """Add nothing."""
+
+
 class Upstream:
     """A pooled forwarder, as an ASGI app. Raises `UpstreamUnavailable`, `UpstreamTimeout` or `ClientGone`.
 
@@ -81,8 +91,11 @@ class Upstream:
         self._default = default
         self._routes = tuple(routes)
         self._connections = connections
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout)
+        # How long an upstream may say nothing is ours to watch: the library sets a timer anew with every piece.
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
+        self._patience = read_timeout
         self._private = _NOT_FORWARDED | {name.lower().encode() for name in private_headers}
+        self._private_with_key = self._private | _CREDENTIALS
         self._session: aiohttp.ClientSession | None = None
         self._sweep = Sweep(_WATCH_AFTER, _WATCH_AFTER / 2)
         self._urls: dict[tuple[str, bytes, bytes], URL] = {}
@@ -96,7 +109,7 @@ class Upstream:
             timeout=self._timeout,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            request_class=_AsGiven,
         )
 
     async def close(self) -> None:
@@ -139,7 +152,7 @@ class Upstream:
         body = await _body(receive)
         path: str = scope["path"]
         target = self._target(path, body)
-        left = _Watch(receive, self._sweep)
+        watch = _Watch(receive, self._sweep, self._patience)
         try:
             async with self._session.request(
                 scope["method"],
@@ -150,21 +163,27 @@ class Upstream:
             ) as response:
                 headers = [(k.lower(), v) for k, v in response.raw_headers if k.lower() not in _NOT_RETURNED]
                 await send({"type": "http.response.start", "status": response.status, "headers": headers})
-                read = response.content.readany
-                while chunk := await read():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+                content, more = response.content, True
+                while more:
+                    chunk = await content.readany()
+                    watch.heard()
+                    more = not content.at_eof()
+                    if chunk or not more:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": more})
         except TimeoutError:
             raise UpstreamTimeout("the upstream did not answer in time") from None
         except aiohttp.ClientError as error:
             raise UpstreamUnavailable(f"the upstream cannot be used: {type(error).__name__}") from None
         except asyncio.CancelledError:
-            if left.gone:
-                left.forgive()
+            if watch.gone:
+                watch.forgive()
                 raise ClientGone("the client left") from None
+            if watch.late:
+                watch.forgive()
+                raise UpstreamTimeout("the upstream did not answer in time") from None
             raise
         finally:
-            left.stop()
+            watch.stop()
 
     def _target(self, path: str, body: bytes) -> Target:
         if not self._routes:
@@ -187,16 +206,14 @@ class Upstream:
         return url
 
     def _headers(self, headers: Sequence[tuple[bytes, bytes]], target: Target) -> CIMultiDict[str]:
-        out: CIMultiDict[str] = CIMultiDict()
-        private = self._private
+        private = self._private if target.api_key is None else self._private_with_key
         for name, value in headers:
-            if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+            if name == b"connection" and value.lower() not in _KEPT_OPEN:
                 # What a client names here concerns its connection to us alone.
                 private = private | {field.strip().lower() for field in value.split(b",")}
-        for name, value in headers:
-            if name in private or (target.api_key is not None and name in _CREDENTIALS):
-                continue
-            out.add(name.decode("latin-1"), value.decode("latin-1"))
+        out = CIMultiDict(
+            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name not in private]
+        )
         if target.api_key is not None:
             out["authorization"] = f"Bearer {target.api_key}"
             out["x-api-key"] = target.api_key
@@ -204,22 +221,34 @@ class Upstream:
 
 
 class _Watch:
-    """Cancels the current task when the client leaves, so that the upstream stops working for nobody."""
+    """Cancels the current task when the client leaves, so that the upstream stops working for nobody, and when the
+    upstream has said nothing for `patience` seconds."""
 
-    __slots__ = ("_receive", "_sweep", "_task", "_token", "_watcher", "gone")
+    __slots__ = ("_heard_at", "_loop", "_patience", "_receive", "_sweep", "_task", "_timer", "_token", "_watcher",
+                 "gone", "late")  # fmt: skip
 
-    def __init__(self, receive: Receive, sweep: Sweep) -> None:
-        self.gone = False
+    def __init__(self, receive: Receive, sweep: Sweep, patience: float) -> None:
+        self.gone = self.late = False
         self._receive = receive
-        self._task = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | None = None
-        self._sweep = sweep
         self._token = sweep.add(self._begin)
+        self._loop = sweep.loop
+        self._task = asyncio.current_task(self._loop)
+        self._watcher: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._sweep = sweep
+        self._patience = patience
+        self._heard_at = self._loop.time()
+
+    def heard(self) -> None:
+        """The upstream said something."""
+        self._heard_at = self._loop.time()
 
     def stop(self) -> None:
         self._sweep.drop(self._token)
         if self._watcher is not None:
             self._watcher.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def forgive(self) -> None:
         """The cancellation was ours: it is taken back."""
@@ -228,6 +257,15 @@ class _Watch:
 
     def _begin(self) -> None:
         self._watcher = asyncio.ensure_future(self._watch())
+        self._look()
+
+    def _look(self) -> None:
+        left = self._heard_at + self._patience - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        elif self._task is not None:
+            self.late = True
+            self._task.cancel()
 
     async def _watch(self) -> None:
         message: Message = {"type": ""}

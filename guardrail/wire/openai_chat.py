@@ -19,6 +19,7 @@ from guardrail.errors import MalformedRequest, MalformedResponse, Unreadable
 from guardrail.wire import json, sse
 from guardrail.wire.errors import openai_error
 
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 _ID = re.compile(r"[A-Za-z0-9_.:|+/=-]{0,200}")
 _TEXT_PARTS = {"text": "text", "refusal": "refusal", "input_text": "text", "output_text": "text"}
@@ -79,10 +80,11 @@ class OpenAIChat:
         roles = [_role(message, index) for index, message in enumerate(messages)]
         latest = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
         segments: list[Segment] = []
-        for index, (role, message) in enumerate(zip(roles, messages, strict=True)):
+        for index, message in enumerate(messages):
+            role = roles[index]
             asked = index >= latest and role == "user"
             content = message.get("content")
-            if len(message) == 2 and type(content) is str:  # nearly every message: a role and a text
+            if type(content) is str and len(message) == 2:  # nearly every message: a role and a text
                 if content:
                     segments.append(Segment(content, role, ("messages", index, "content"), asked))
             else:
@@ -92,11 +94,11 @@ class OpenAIChat:
         if prediction is not None:
             segments += [Segment(t, "assistant", p, False) for p, t in json.strings(prediction, ("prediction",))]
         stream, choices = request.get("stream") or False, request.get("n")
-        if not isinstance(stream, bool):
+        if type(stream) is not bool:
             raise MalformedRequest("stream: expected true or false", param="stream")
         if choices is None:
             choices = 1
-        if not isinstance(choices, int) or isinstance(choices, bool) or choices < 1:
+        elif type(choices) is not int or choices < 1:
             raise MalformedRequest("n: expected a whole number of at least 1", param="n")
         wanted = request.get("response_format")
         end_user = request.get("safety_identifier") or request.get("user")
@@ -271,7 +273,7 @@ def _role(message: Any, index: int) -> str:
     if not isinstance(message, dict):
         raise MalformedRequest(f"messages[{index}]: expected an object", param=f"messages[{index}]")
     role = message.get("role")
-    if not isinstance(role, str) or not _ROLE.fullmatch(role):
+    if not isinstance(role, str) or not (role in _ROLES or _ROLE.fullmatch(role)):
         raise MalformedRequest(f"messages[{index}].role: expected a role name", param=f"messages[{index}].role")
     return role
 

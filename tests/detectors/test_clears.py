@@ -24,9 +24,13 @@ PIECES = [
 ]  # fmt: skip
 
 
-def texts(count: int) -> list[str]:
+def batches(count: int) -> list[list[str]]:
+    """One to three texts each, as the messages of one request."""
     rng = random.Random(4)
-    return ["".join(rng.choices(PIECES, k=rng.randint(1, 6))) for _ in range(count)]
+    return [
+        ["".join(rng.choices(PIECES, k=rng.randint(1, 4))) for _ in range(rng.choice((1, 1, 2, 3)))]
+        for _ in range(count)
+    ]
 
 
 Make = Callable[[], KeywordDetector | PiiDetector]
@@ -37,12 +41,13 @@ def test_a_text_that_is_cleared_holds_nothing_that_a_scanner_would_find_or_ask(m
     detector = make()
     labels = frozenset(detector.thresholds)
     cleared = 0
-    for text in texts(6_000):
-        found = detector.scanner(Direction.PROMPT, labels).feed(text, last=True)
-        if detector.clears(text, Direction.PROMPT, labels):
+    for some in batches(6_000):
+        if detector.clears(some, Direction.PROMPT, labels):
             cleared += 1
-            assert not found.findings, text
-            assert not found.windows, text
+            for text in some:
+                found = detector.scanner(Direction.PROMPT, labels).feed(text, last=True)
+                assert not found.findings, some
+                assert not found.windows, some
     assert 500 < cleared < 5_500, "the texts would show nothing"
 
 
@@ -50,4 +55,12 @@ def test_a_text_that_is_cleared_holds_nothing_that_a_scanner_would_find_or_ask(m
 def test_ordinary_prose_is_cleared(make: Make) -> None:
     detector = make()
     for text in ("Tell me about the small town by the river.", "请介绍一下这座河边小镇的历史。", ""):
-        assert detector.clears(text, Direction.PROMPT, frozenset(detector.thresholds))
+        assert detector.clears([text], Direction.PROMPT, frozenset(detector.thresholds))
+
+
+def test_a_pattern_that_asks_where_the_text_begins_is_asked_of_each_text_by_itself() -> None:
+    detector = KeywordDetector({"opening": PhraseList((), patterns=("^ignore all", "at the end$"))})
+    labels = frozenset({"opening"})
+    assert detector.clears(["We ignore all of it", "not at the end of it"], Direction.PROMPT, labels)
+    assert not detector.clears(["Hello", "ignore all of it"], Direction.PROMPT, labels)
+    assert not detector.clears(["it is at the end", "Hello"], Direction.PROMPT, labels)

@@ -6,7 +6,7 @@ Compiling takes about 0.3 s for 20,000 terms; it shares nothing and may run in a
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from re import _constants as regex_codes  # type: ignore[attr-defined]  # the one place that knows a pattern's width
 from re import _parser as regex_parser  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ LONGEST_PATTERN = 256
 """Normalised characters: a pattern holds a stream back by its greatest length."""
 
 _MOST_VARIANTS = 8
+_AT_WORDS = frozenset({regex_codes.AT_BOUNDARY, regex_codes.AT_NON_BOUNDARY})
 _PATTERN_MEMORY = 64 << 20  # bytes, an upper bound on the set's cache of states; it is filled only as texts need it
 
 
@@ -47,11 +48,13 @@ class Owner(NamedTuple):
 
 
 class Pattern(NamedTuple):
-    """A compiled pattern. `reach` is its greatest length plus one where it looks at the character after it."""
+    """A compiled pattern. `reach` is its greatest length plus one where it looks at the character after it;
+    `anchored` means that it asks where the text begins or ends."""
 
     label: str
     regex: Any
     reach: int
+    anchored: bool
     exceptions: Prefixes | None
 
 
@@ -105,6 +108,7 @@ class Lexicon:
 
     __slots__ = (
         "_reaches",
+        "anchored",
         "automaton",
         "bounded",
         "exceptions",
@@ -149,6 +153,7 @@ class Lexicon:
         self.exceptions = Prefixes(excepted) if excepted else None
         self.variants = _variants(owned)
         self.patterns = tuple(patterns)
+        self.anchored = any(pattern.anchored for pattern in patterns)
         self._reaches: dict[frozenset[str], int] = {}
         self.pattern_set = _pattern_set([pattern.regex.pattern for pattern in patterns]) if patterns else None
 
@@ -238,20 +243,20 @@ def _pattern(label: str, index: int, source: str, exceptions: Prefixes | None) -
         size = "any length" if most >= regex_codes.MAXREPEAT else f"up to {most} characters"
         problem = f"matches {size}; expected a bound of {LONGEST_PATTERN} or less, such as .{{0,40}} for .*"
         raise PhraseError(label, "patterns", index, problem)
-    return Pattern(label, compiled, most + _looks_on(parsed), exceptions)
+    asserted = set(_assertions(parsed))  # which may look at the character after the match
+    return Pattern(label, compiled, most + bool(asserted), bool(asserted - _AT_WORDS), exceptions)
 
 
-def _looks_on(parsed: Any) -> bool:
-    """Whether a parsed pattern holds an assertion (`\\b`, `$`), which may look at the character after the match."""
+def _assertions(parsed: Any) -> Iterator[Any]:
+    """The assertions (`\\b`, `$`) that a parsed pattern holds."""
     for code, argument in parsed:
         if code is regex_codes.AT:
-            return True
+            yield argument
         parts = argument if isinstance(argument, (tuple, list)) else (argument,)
         for part in parts:
-            inner = part if isinstance(part, list) else [part]
-            if any(isinstance(piece, regex_parser.SubPattern) and _looks_on(piece) for piece in inner):
-                return True
-    return False
+            for piece in part if isinstance(part, list) else [part]:
+                if isinstance(piece, regex_parser.SubPattern):
+                    yield from _assertions(piece)
 
 
 def _pattern_set(sources: Sequence[str]) -> Any:

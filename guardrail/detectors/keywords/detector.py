@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from guardrail.core.content import Direction
 from guardrail.core.findings import Finding
@@ -56,16 +57,22 @@ class KeywordDetector:
         """A fresh scanner for one text that reports `labels` only."""
         return KeywordScanner(self._lexicon, labels)
 
-    def clears(self, text: str, direction: Direction, labels: frozenset[str]) -> bool:
-        """Whether a scanner would surely find nothing in this whole text; a false answer says nothing."""
+    def clears(self, texts: Sequence[str], direction: Direction, labels: frozenset[str]) -> bool:
+        """Whether scanners would surely find nothing in any of these whole texts; a false answer says nothing."""
         lexicon = self._lexicon
+        patterns = lexicon.pattern_set if lexicon.patterns and lexicon.reach(labels) else None
+        if patterns is not None and lexicon.anchored:
+            return all(self._clears(text, patterns) for text in texts)
+        # What is found in one of them is found in all of them, one after the other.
+        return self._clears(" ".join(texts), patterns)
+
+    def _clears(self, text: str, patterns: Any) -> bool:
         squeezed, _ = squeeze(text)
         if len(text) - len(squeezed) > MOST_HIDDEN:
             return False
         folded, _ = fold(squeezed)
-        if lexicon.automaton.find_matches_as_indexes(folded, overlapping=True):
+        if self._lexicon.automaton.find_matches_as_indexes(folded, overlapping=True):
             return False
-        patterns = lexicon.pattern_set if lexicon.patterns and lexicon.reach(labels) else None
         return patterns is None or not patterns.Match(folded)
 
     async def examine(self, windows: Sequence[Window], priority: Priority) -> Sequence[Sequence[Finding]]:

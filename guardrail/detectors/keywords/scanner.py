@@ -31,6 +31,8 @@ CERTAIN = 1.0
 _BLOCK = 2048  # characters; a longer piece is taken in blocks, so that a frontier inside of it is cheap to tell
 
 
+_GLANCE = 48  # characters; beyond that the automaton is quicker
+
 # A character that is no ASCII letter or digit, or the first of a row of these.
 _STARTS = re.compile(r"[^a-z0-9]|(?<![a-z0-9])[a-z0-9]")
 _START_OF = methodcaller("start")
@@ -139,12 +141,16 @@ class KeywordScanner:
             stable = size - 1 if layer is None else settled(window, layer)
         view: View | None = None
         pending = size  # index of the first match that waits for what comes next
-        sought = folded[alive:] if alive else folded
-        matches = self._lexicon.automaton.find_matches_as_indexes(sought, overlapping=True)
-        if matches:
-            view = View(window, folded, layer, stable, base, before, marks, received + 1, last)
-            pending = self._find_terms(view, matches, alive, was, found)
-        alive = min(pending, stable) if last else min(pending, self._live(window, folded, layer, stable, alive, before))
+        if not last and window.isascii() and self._begins_nothing(folded, alive):
+            alive = size
+        else:
+            sought = folded[alive:] if alive else folded
+            matches = self._lexicon.automaton.find_matches_as_indexes(sought, overlapping=True)
+            if matches:
+                view = View(window, folded, layer, stable, base, before, marks, received + 1, last)
+                pending = self._find_terms(view, matches, alive, was, found)
+            live_from = stable if last else self._live(window, folded, layer, stable, alive, before)
+            alive = min(pending, live_from)
         keep = held = alive
         if self._reach:
             view = view or View(window, folded, layer, stable, base, before, marks, received + 1, last)
@@ -207,7 +213,7 @@ class KeywordScanner:
         text = view.folded[: view.stable]
         pending = len(view.folded)
         for number in self._lexicon.pattern_set.Match(text) or () if self._lexicon.pattern_set else ():
-            label, regex, reach, exceptions = self._lexicon.patterns[number]
+            label, regex, reach, _, exceptions = self._lexicon.patterns[number]
             if label not in self._labels:
                 continue
             first = max(resume.get(number, 0) - index, 1 if index else 0)
@@ -243,6 +249,24 @@ class KeywordScanner:
         return hidden if stop == len(piece) and hidden < was + stop else -1
 
     # -- what may still become a match -------------------------------------------------------------------------------
+
+    def _begins_nothing(self, folded: str, alive: int) -> bool:
+        """Whether surely no term begins in `folded`, of ASCII, from `alive` on: a quick look at what one token adds.
+
+        A false answer says nothing. It is given where terms may begin inside of a word, and where the last character
+        may compose to one that a term has.
+        """
+        lexicon = self._lexicon
+        if lexicon.inside or not 0 < len(folded) - alive <= _GLANCE:
+            return False
+        if folded[-1] in lexicon.variants:
+            return False
+        heads = lexicon.heads
+        for place in _STARTS.finditer(folded, alive):
+            start = place.start()
+            if folded[start : start + HEAD] in heads:
+                return False
+        return True
 
     def _live(self, window: str, folded: str, layer: Layer | None, stable: int, alive: int, before: int) -> int:
         """The index of the longest suffix that may become a term, or that is one and waits for what comes next."""
