@@ -39,7 +39,7 @@ _NOT_FORWARDED = frozenset(
 _NOT_RETURNED = _NOT_FORWARDED - {b"content-length"} | {b"date", b"server"}
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 _SAFE = "/:@!$&'()*+,;=~%"  # what may stand in a path as it is (RFC 3986, 3.3), and what is encoded already
-_KEPT_OPEN = (b"keep-alive", b"close")
+_KEPT_OPEN = frozenset({b"keep-alive", b"close"})  # what a Connection field says that is no field's name
 _WATCH_AFTER = 0.05  # seconds before it pays to watch for a client that leaves: most answers are there by then
 
 
@@ -207,10 +207,10 @@ class Upstream:
 
     def _headers(self, headers: Sequence[tuple[bytes, bytes]], target: Target) -> CIMultiDict[str]:
         private = self._private if target.api_key is None else self._private_with_key
-        for name, value in headers:
-            if name == b"connection" and value.lower() not in _KEPT_OPEN:
-                # What a client names here concerns its connection to us alone.
-                private = private | {field.strip().lower() for field in value.split(b",")}
+        if b"connection" in dict(headers):
+            # What a client names there concerns its connection to us alone.
+            named = [value for name, value in headers if name == b"connection"]
+            private = private | {field.strip().lower() for field in b",".join(named).split(b",")} - _KEPT_OPEN
         out = CIMultiDict(
             [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name not in private]
         )
