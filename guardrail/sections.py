@@ -237,9 +237,12 @@ class ClassifierSettings(Section, frozen=True):
     )
     labels: Annotated[
         Mapping[str, str],
-        says("For a Hugging Face folder without model.toml: the category of each of its labels; empty: not used."),
+        says(
+            "For a Hugging Face folder without model.toml, or a tei server: the category of each label of the model; "
+            "empty: not used."
+        ),
     ] = msgspec.field(default_factory=dict)
-    threshold: Annotated[Score, says("For such a folder: the least score of a label that counts.")] = 0.5
+    threshold: Annotated[Score, says("For such a model, and for openai: the least score of a label that counts.")] = 0.5
     device: Annotated[
         str,
         says("Where it runs; auto takes a GPU if there is one."),
@@ -249,7 +252,74 @@ class ClassifierSettings(Section, frozen=True):
     batch_tokens: Annotated[int, says("Most tokens in one batch, padding included.", ge=128, le=1 << 20)] = 8192
     queue: Annotated[int, says("Most texts that may wait; more are refused at once.", ge=1, le=1 << 20)] = 1024
     deadline: Annotated[Seconds, says("Longest wait for a score, in seconds.")] = 10.0
+    cache: Annotated[
+        int, says("Texts whose scores are remembered (as keyed hashes, never the text); 0: none.", ge=0, le=1 << 20)
+    ] = 4096
     url: Annotated[Url, says("A classifier on another machine; empty: in this process.")] = ""
+    engine: Annotated[
+        Literal["guardrail", "tei", "openai"],
+        says(
+            "What scores: guardrail's own engine (here or at `url`), a text-embeddings-inference server's /predict, or "
+            "a guard model behind an OpenAI-compatible API such as vLLM's; `model` is then its name there."
+        ),
+    ] = "guardrail"
+    activation: Annotated[
+        Literal["server", "sigmoid", "softmax"],
+        says(
+            "For tei: who makes probabilities of the model's scores. TEI itself takes a softmax over all labels, which "
+            "is wrong where several may hold: then sigmoid."
+        ),
+    ] = "server"
+    template: Annotated[
+        Literal[
+            "",
+            "qwen3guard",
+            "llama-guard-3",
+            "llama-guard-4",
+            "granite-guardian-3",
+            "granite-guardian-3.3",
+            "granite-guardian-4",
+        ],
+        says("For openai: which guard model it is, and so how it is asked and what it answers."),
+    ] = ""
+    endpoint: Annotated[
+        Literal["chat", "completions"],
+        says(
+            "For openai: chat asks with the prompt that the model brings along; completions with one of ours that ends "
+            "right before the verdict, so that a verdict is exactly one forward pass."
+        ),
+    ] = "chat"
+    categories: Annotated[
+        bool, says("For openai: whether the model may go on to name the categories of what it finds unsafe.")
+    ] = True
+    controversial: Annotated[
+        Literal["unsafe", "safe"], says("For openai with qwen3guard: which side its middle verdict is on.")
+    ] = "unsafe"
+    risks: Annotated[
+        tuple[
+            Literal[
+                "harm",
+                "social_bias",
+                "profanity",
+                "sexual_content",
+                "unethical_behavior",
+                "violence",
+                "jailbreak",
+            ],
+            ...,
+        ],
+        says("For openai with granite-guardian-*: what it is asked about; each is a request of its own."),
+        Meta(min_length=1),
+    ] = ("harm",)
+    window: Annotated[
+        int,
+        says(
+            "For tei and openai: most characters sent at once; longer texts go by overlapping windows, of which each "
+            "label keeps the highest score; 0: 480 for tei (whose models take 512 tokens), 16,000 for openai.",
+            ge=0,
+            le=1 << 20,
+        ),
+    ] = 0
 
 
 class Switch(Section, frozen=True):
