@@ -26,7 +26,7 @@ from guardrail.gateway.screening import screen
 from guardrail.metrics import Metrics, render
 from guardrail.policyset import Loaded
 from guardrail.policyset import load as load_policies
-from guardrail.protocols import Detector, Dialect, Identifier, Priority, Store
+from guardrail.protocols import Classifier, Detector, Dialect, Identifier, Priority, Store
 from guardrail.records.keys import Keyring
 from guardrail.resources import model_path, policies_dir
 from guardrail.settings import Settings, admin_token
@@ -368,9 +368,19 @@ def _classifier(settings: Settings, metrics: Metrics) -> ClassifierDetector:
         from guardrail.inference.remote import RemoteClassifier
 
         card = load_card(folder, chosen.labels or None, threshold=chosen.threshold)
-        return ClassifierDetector(RemoteClassifier(address, tuple(card.labels), deadline=chosen.deadline), card.labels)
+        remote = RemoteClassifier(address, tuple(card.labels), deadline=chosen.deadline)
+        return ClassifierDetector(_cached(remote, card, settings, metrics), card.labels)
     engine, card = load_engine(settings, metrics)
-    return ClassifierDetector(engine, card.labels)
+    return ClassifierDetector(_cached(engine, card, settings, metrics), card.labels)
+
+
+def _cached(classifier: Classifier, card: ModelCard, settings: Settings, metrics: Metrics) -> Classifier:
+    """The classifier behind a cache of its scores, unless the settings want none."""
+    if not (entries := settings.classifier.cache):
+        return classifier
+    from guardrail.inference.cache import VerdictCache, digest_of
+
+    return VerdictCache(classifier, digest_of(card), entries=entries, on_result=metrics.classifier_cache)
 
 
 def load_engine(settings: Settings, metrics: Metrics) -> tuple[BatchingClassifier, ModelCard]:

@@ -64,6 +64,12 @@ TABLE = (
     Metric("guardrail_stream_leaked_characters_total", "counter", (), "Characters sent before a verdict stopped them."),
     Metric("guardrail_queue_depth", "gauge", (), "Texts that wait for the classifier."),
     Metric("guardrail_batch_tokens", "histogram", (), "Tokens in one batch of the classifier, padding included."),
+    Metric(
+        "guardrail_classifier_cache_total",
+        "counter",
+        ("result",),
+        "Texts that the cache of scores was asked for: hit, miss, or shared (with a scoring that was under way).",
+    ),
     Metric("guardrail_sanctions", "gauge", ("step",), "Subjects under a sanction now."),
     Metric("guardrail_sanctions_total", "counter", ("step",), "Sanctions imposed."),
     Metric("guardrail_strikes_total", "counter", ("category",), "Requests that counted against their subject."),
@@ -130,6 +136,7 @@ class Metrics:
         self._leaked = self._counter("guardrail_stream_leaked_characters_total")
         self._queue = self._gauge("guardrail_queue_depth")
         self._batches = self._histogram("guardrail_batch_tokens")
+        self._cache = self._counters("guardrail_classifier_cache_total")
         self._in_force = self._gauges("guardrail_sanctions")
         self._sanctions = self._counters("guardrail_sanctions_total")
         self._strikes = self._counters("guardrail_strikes_total")
@@ -207,6 +214,10 @@ class Metrics:
     def batch(self, tokens: int) -> None:
         """The classifier ran a batch of `tokens`."""
         self._batches.observe(tokens)
+
+    def classifier_cache(self, result: str, count: int) -> None:
+        """The cache of scores answered so many texts with `result` (`inference.cache`)."""
+        self._cache(result).inc(count)
 
     # -- standing ------------------------------------------------------------------------------------------------
 
