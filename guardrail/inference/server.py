@@ -25,6 +25,7 @@ class PredictRequest(msgspec.Struct, frozen=True):
     """One text, or a list in which each text stands alone or in a list of one."""
 
     inputs: str | list[str | list[str]]
+    raw_scores: bool = False
 
 
 _DECODER = msgspec.json.Decoder(PredictRequest)
@@ -96,9 +97,12 @@ async def _body(request: Request) -> bytes:
 
 def _texts(body: bytes) -> list[str]:
     try:
-        inputs = _DECODER.decode(body).inputs
+        asked = _DECODER.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ValueError(f'expected {{"inputs": ["text", ...]}}: {error}') from None
+    if asked.raw_scores:
+        raise ValueError("raw_scores is true; expected false: these scores are probabilities, and there are no others")
+    inputs = asked.inputs
     texts = []
     for item in [inputs] if isinstance(inputs, str) else inputs:
         if isinstance(item, list):

@@ -152,11 +152,20 @@ async def test_a_server_that_talks_nonsense_is_an_error(answer: str, complaint: 
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b'{"inputs": 3}', b'{"inputs": [["a", "b"]]}', b'{"inputs": [null]}', b"\xff"]
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"inputs": 3}',
+        b'{"inputs": [["a", "b"]]}',
+        b'{"inputs": [null]}',
+        b"\xff",
+        b'{"inputs": ["a"], "raw_scores": true}',
+    ],
 )
 async def test_a_body_that_is_no_request_is_refused(engine: BatchingClassifier, socket: str, body: bytes) -> None:
     async with serving(engine, socket), connected(f"unix:{socket}", ["length"]) as client:
-        status, answer = await client._request("POST", "/predict", data=body)
+        status, answer = await client._endpoint.request("POST", "/predict", data=body)
         assert status == 422
         assert json.loads(answer)["error_type"] == "validation"
 
@@ -164,7 +173,7 @@ async def test_a_body_that_is_no_request_is_refused(engine: BatchingClassifier, 
 async def test_one_text_and_plain_lists_are_taken_as_tei_takes_them(engine: BatchingClassifier, socket: str) -> None:
     async with serving(engine, socket), connected(f"unix:{socket}", ["length"]) as client:
         for body, texts in ((b'{"inputs": "you"}', 1), (b'{"inputs": ["a", "b", "c"]}', 3)):
-            status, answer = await client._request("POST", "/predict", data=body)
+            status, answer = await client._endpoint.request("POST", "/predict", data=body)
             assert status == 200
             rows = json.loads(answer)
             assert len(rows) == texts
