@@ -18,6 +18,7 @@ from guardrail.core.content import Content, Direction, Segment
 from guardrail.core.lexicon import PhraseError
 from guardrail.core.policy import Action
 from guardrail.core.verdict import Verdict
+from guardrail.engines import served_classifier
 from guardrail.errors import PolicyError, SettingsError
 from guardrail.gateway.engine import Engine, Options
 from guardrail.gateway.identity import DEFAULT_TENANT, Addresses, HeaderIdentifier, TenantKey
@@ -362,13 +363,17 @@ def _classifier(settings: Settings, metrics: Metrics) -> ClassifierDetector:
     from guardrail.inference.card import load_card
 
     chosen = settings.classifier
+    if chosen.engine != "guardrail":
+        served, card = served_classifier(settings)
+        return ClassifierDetector(_cached(served, card, settings, metrics), card.labels)
     folder = model_path(chosen.model)
     address = os.environ.get(CLASSIFIER_SOCKET) or chosen.url
     if address:
         from guardrail.inference.remote import RemoteClassifier
 
         card = load_card(folder, chosen.labels or None, threshold=chosen.threshold)
-        remote = RemoteClassifier(address, tuple(card.labels), deadline=chosen.deadline)
+        key = settings.secrets.classifier_api_key
+        remote = RemoteClassifier(address, tuple(card.labels), deadline=chosen.deadline, key=key)
         return ClassifierDetector(_cached(remote, card, settings, metrics), card.labels)
     engine, card = load_engine(settings, metrics)
     return ClassifierDetector(_cached(engine, card, settings, metrics), card.labels)

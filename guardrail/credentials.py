@@ -10,7 +10,7 @@ from typing import Any
 from guardrail.errors import SettingsError
 from guardrail.sections import PREFIX, Secrets
 
-NAMES = ("UPSTREAM_API_KEY", "ADMIN_TOKEN", "IDENTITY_SECRET")
+NAMES = ("UPSTREAM_API_KEY", "ADMIN_TOKEN", "IDENTITY_SECRET", "CLASSIFIER_API_KEY")
 """Variables (after the prefix) that hold a secret; each has a twin with `_FILE` that names a file holding it."""
 
 
@@ -24,6 +24,8 @@ def why_refused(path: str) -> str:
     variable = "UPSTREAM_API_KEY"
     if "admin" in path:
         variable = "ADMIN_TOKEN"
+    elif "classifier" in path:
+        variable = "CLASSIFIER_API_KEY"
     elif "identity" in path or "secret" in name:
         variable = "IDENTITY_SECRET"
     return (
@@ -52,6 +54,7 @@ def read_secrets(env: Mapping[str, str], given: Mapping[str, Any]) -> Secrets:
         upstream_api_keys=own,
         admin_token=_secret(env, PREFIX + "ADMIN_TOKEN"),
         identity_secret=identity,
+        classifier_api_key=_secret(env, PREFIX + "CLASSIFIER_API_KEY"),
     )
 
 

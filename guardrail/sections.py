@@ -398,6 +398,7 @@ class Secrets(msgspec.Struct, frozen=True, kw_only=True):
     upstream_api_keys: Mapping[str, str] = msgspec.field(default_factory=dict)
     admin_token: str | None = None
     identity_secret: str | None = None
+    classifier_api_key: str | None = None
 
     def __repr__(self) -> str:
         held = [name for name in self.__struct_fields__ if getattr(self, name)]

@@ -300,6 +300,13 @@ def _require(settings: Settings) -> None:
     _once("upstreams[].id", [route.id for route in settings.upstreams])
     _once("tenants[].id", [tenant.id for tenant in settings.tenants])
     _once("tenants[].key_hashes", [key for tenant in settings.tenants for key in tenant.key_hashes], shown=False)
+    classifier = settings.classifier
+    if classifier.enabled and classifier.engine != "guardrail" and not classifier.url:
+        raise SettingsError(f"classifier.url: it is missing; engine {classifier.engine} expects its server's URL")
+    if classifier.enabled and classifier.engine == "openai" and not classifier.template:
+        raise SettingsError(
+            "classifier.template: it is missing; engine openai expects which guard model answers, such as qwen3guard"
+        )
     ladder = settings.sanctions
     if not ladder.warn_day <= ladder.limit_day <= ladder.suspend_day or ladder.limit_row > ladder.suspend_row:
         raise SettingsError(

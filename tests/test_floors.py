@@ -23,11 +23,11 @@ FLOORS = [
     {"detectors", "stores", "reporters", "labels", "records", "policyset", "policyfile"},
     {"training", "gateway", "portal", "console", "cases", "assessment", "testing", "demo"},
     {"settings", "sections", "credentials"},
-    {"app", "server", "workers"},
+    {"app", "engines", "server", "workers"},
     {"cli", "__main__"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-OWN_FOLDER = [{"settings", "sections", "credentials"}, {"policyset", "policyfile"}, {"app", "server", "workers"}]
+OWN_FOLDER = [{"settings", "sections", "credentials"}, {"policyset", "policyfile"}, {"app", "engines", "server", "workers"}]
 """Files beside the folders that are one subject in several files."""
 
 ONLY_IN = {"torch": {"inference", "training"}, "transformers": {"inference", "training"}}
