@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -28,9 +29,28 @@ from guardrail.training.evaluate import (
     score_rows,
 )
 from guardrail.training.metrics import Metrics
+from guardrail.training.plots import plot_reliability, plot_roc, require
 from guardrail.training.rows import Row
 
-COLUMNS = ("n", "auroc", "auprc", "f1", "precision", "recall", "fpr")
+COLUMNS: Mapping[str, str | tuple[str, ...]] = {
+    "n": "n",
+    "auroc": "auroc",
+    "auprc": "auprc",
+    "f1": "f1",
+    "prec": "precision",
+    "recall": "recall",
+    "fpr": "fpr",
+    "95% of fpr": ("fpr_low", "fpr_high"),
+    "r@1%": "recall_at_fpr_1",
+    "r@2%": "recall_at_fpr_2",
+    "r@5%": "recall_at_fpr_5",
+    "ece": "ece",
+}
+"""Headings of the table for people, and the keys that stand below them."""
+
+WIDTH = 120
+
+GROUPS = {"by_lang": "lang", "by_kind": "kind", "by_cls": "cls", "by_source": "source"}
 
 
 def evaluate(
@@ -51,22 +71,30 @@ def evaluate(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Settings file (default: guardrail.toml if there is one).")
     ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(help="Write a ROC curve and a reliability diagram of each file here (PNG).", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Measure a detector on FILES of {text, label: safe|unsafe|borderline, lang?, kind?, cls?} rows.
 
-    Borderline rows are left out. auroc and auprc judge the scores; f1, precision, recall and fpr (safe rows flagged)
-    the shipped threshold. With --detector pii the rows are {text, spans: [{start, end, type}]}, and precision, recall
-    and f1 are given by type; a prediction counts when it covers at least half of a true span of its type.
+    Borderline rows are left out. auroc, auprc, recall at 1, 2 and 5 % of safe rows flagged (r@1%) and the calibration
+    error (ece) judge the scores; f1, precision, recall and fpr (safe rows flagged, with 95 % Wilson bounds) the shipped
+    threshold. A class (cls) is its unsafe rows beside all safe ones. With --detector pii the rows are
+    {text, spans: [{start, end, type}]}, and precision, recall and f1 are given by type and in all; a prediction counts
+    when it covers at least half of a true span of its type.
     """
     try:
         wanted = _conditions(where or [])
         overrides = {"classifier.model": model} if model is not None else {}
         settings = Settings.load(config, overrides=overrides)
         if detector == "pii":
+            if plots is not None:
+                raise SettingsError("--plots: spans have no scores to plot; expected another --detector")
             answer = _evaluate_spans(files, wanted, limit, settings)
         else:
-            answer = asyncio.run(_evaluate(files, detector, wanted, by, limit, settings))
+            answer = asyncio.run(_evaluate(files, detector, wanted, by, limit, settings, plots))
     except (SettingsError, DetectorError) as error:
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"guardrail: {error}")
         raise typer.Exit(2) from None
@@ -77,8 +105,16 @@ def evaluate(
 
 
 async def _evaluate(
-    files: list[Path], detector: str, where: Mapping[str, str], by: str | None, limit: int | None, settings: Settings
+    files: list[Path],
+    detector: str,
+    where: Mapping[str, str],
+    by: str | None,
+    limit: int | None,
+    settings: Settings,
+    plots: Path | None,
 ) -> dict[str, Any]:
+    if plots is not None:
+        require()
     # Every file is read before anything is loaded: a bad line is told at once, not after minutes.
     rows = {path: read_labelled(path, where, limit) for path in files}
     scorer = _scorer(detector, settings)
@@ -93,6 +129,8 @@ async def _evaluate(
                 if by is not None:
                     result[f"by_{by}"] = grouped(found, scores, scorer.threshold, _source)
                 answer[str(path)] = result
+                if plots is not None:
+                    _plot(plots / _stem(path, files), found, scores, scorer.threshold, progress.console)
         finally:
             await scorer.close()
     return answer
@@ -109,8 +147,24 @@ def _evaluate_spans(
     with _progress() as progress:
         for path, found in rows.items():
             predictions = [find(row.text) for row in progress.track(found, description=path.name)]
-            answer[str(path)] = {"types": measure_spans(found, predictions)}
+            answer[str(path)] = measure_spans(found, predictions)
     return answer
+
+
+def _plot(stem: Path, rows: list[Row], scores: list[float], threshold: float, console: Console) -> None:
+    labels = [row.label == "unsafe" for row in rows]
+    if len(set(labels)) < 2:
+        console.print(f"{stem.name}: rows of one label only, nothing to plot", markup=False, highlight=False)
+        return
+    plot_roc(labels, scores, threshold, stem.with_name(f"{stem.name}-roc.png"))
+    plot_reliability(labels, scores, stem.with_name(f"{stem.name}-reliability.png"))
+
+
+def _stem(path: Path, files: list[Path]) -> str:
+    """What a file's plots are called: its name without `.jsonl`, numbered where another file has the same one."""
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    alike = [each for each in files if each.name.removesuffix(".gz").removesuffix(".jsonl") == name]
+    return name if len(alike) == 1 else f"{name}-{alike.index(path) + 1}"
 
 
 def _scorer(detector: str, settings: Settings) -> HarmScorer:
@@ -166,27 +220,43 @@ def _progress() -> Progress:
 
 def _show(answer: Mapping[str, Any]) -> None:
     console = Console()
+    if not console.is_terminal:
+        # Piped into a file or a pager there is no width to keep to but the table's own.
+        console = Console(width=max(console.width, WIDTH))
     for path, result in answer.items():
         if "types" in result:
             title = path
-            table = Table("type", "precision", "recall", "f1", "support")
-            for name, found in result["types"].items():
+            table = _table("type", "precision", "recall", "f1", "support")
+            for name, found in (*result["types"].items(), ("micro", result["micro"]), ("macro", result["macro"])):
                 table.add_row(name, *(_cell(found[key]) for key in ("precision", "recall", "f1", "support")))
         else:
             title = f"{path} at threshold {result['threshold']}"
-            table = Table("rows", *COLUMNS)
+            table = _table("rows", *COLUMNS)
             _add(table, "all", result)
-            for group in ("by_lang", "by_kind", "by_source"):
+            for group, heading in GROUPS.items():
                 for name, part in result.get(group, {}).items():
-                    _add(table, f"{group.removeprefix('by_')} {name}", part)
-        for column in table.columns[1:]:
-            column.justify = "right"
+                    _add(table, f"{heading} {name}", part)
         console.print(title, soft_wrap=True, markup=False, highlight=False)
         console.print(table)
 
 
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column(first, no_wrap=True, max_width=24)
+    for heading in others:
+        table.add_column(heading, no_wrap=True, justify="right")
+    return table
+
+
 def _add(table: Table, name: str, metrics: Metrics) -> None:
-    table.add_row(name, *(_cell(metrics.get(key)) for key in COLUMNS))
+    table.add_row(name, *(_cells(metrics, keys) for keys in COLUMNS.values()))
+
+
+def _cells(metrics: Mapping[str, Any], keys: str | tuple[str, ...]) -> str:
+    if isinstance(keys, str):
+        return _cell(metrics[keys])
+    shown = [_cell(metrics[key]) for key in keys]
+    return "-" if set(shown) == {"-"} else "-".join(shown)
 
 
 def _cell(value: object) -> str:

@@ -56,10 +56,14 @@ class HarmScorer(Protocol):
 
 
 class Report(Metrics):
-    """A file's metrics, and the same for each of its languages and kinds."""
+    """A file's metrics, and the same for each of its languages, kinds and classes of harm.
+
+    A class's metrics are of its unsafe rows beside every safe row of the file: safe rows are of no class.
+    """
 
     by_lang: dict[str, Metrics]
     by_kind: dict[str, Metrics]
+    by_cls: dict[str, Metrics]
 
 
 class SpanMetrics(TypedDict):
@@ -69,6 +73,17 @@ class SpanMetrics(TypedDict):
     recall: float | None
     f1: float | None
     support: int
+
+
+class SpanReport(TypedDict):
+    """A file's span metrics by type, over all spans alike (micro), and the mean over the types that it holds (macro).
+
+    In the mean a type of which nothing was predicted has a precision of 0.
+    """
+
+    types: dict[str, SpanMetrics]
+    micro: SpanMetrics
+    macro: SpanMetrics
 
 
 class SpanRow(NamedTuple):
@@ -123,11 +138,12 @@ def read_labelled(path: Path, where: Mapping[str, str], limit: int | None = None
 
 
 def report(rows: Sequence[Row], scores: Sequence[float], threshold: float) -> Report:
-    """Metrics of all rows, and by language and by kind ('unknown' where a row names none)."""
+    """Metrics of all rows, and by language, by kind and by class of harm ('unknown' where a row names none)."""
     return Report(
         **_measured(rows, scores, threshold),
         by_lang=grouped(rows, scores, threshold, lambda row: row.lang),
         by_kind=grouped(rows, scores, threshold, lambda row: row.kind),
+        by_cls=_by_class(rows, scores, threshold),
     )
 
 
@@ -169,33 +185,70 @@ def read_spans(path: Path, where: Mapping[str, str], limit: int | None = None) -
     return rows[:limit]
 
 
-def measure_spans(rows: Iterable[SpanRow], predictions: Iterable[Sequence[Span]]) -> dict[str, SpanMetrics]:
-    """Precision, recall and F1 by type, names made alike by PII_ALIASES.
+def measure_spans(rows: Iterable[SpanRow], predictions: Iterable[Sequence[Span]]) -> SpanReport:
+    """Precision, recall and F1 by type, names made alike by PII_ALIASES, and in all.
 
     A prediction is right when it covers at least half of a true span of its type; a true span is found when some
     prediction does that. Types come in alphabetical order, predicted ones without a true span among them.
     """
-    support: dict[str, int] = defaultdict(int)
-    predicted: dict[str, int] = defaultdict(int)
-    right: dict[str, int] = defaultdict(int)
-    found: dict[str, int] = defaultdict(int)
+    counts: dict[str, _SpanCounts] = defaultdict(_SpanCounts)
     for row, spans in zip(rows, predictions, strict=True):
         truths = {_renamed(span) for span in row.spans}
         guesses = {_renamed(span) for span in spans}
         for truth in truths:
-            support[truth[2]] += 1
-            found[truth[2]] += any(_covers(guess, truth) for guess in guesses)
+            counts[truth[2]].support += 1
+            counts[truth[2]].found += any(_covers(guess, truth) for guess in guesses)
         for guess in guesses:
-            predicted[guess[2]] += 1
-            right[guess[2]] += any(_covers(guess, truth) for truth in truths)
-    result = {}
-    for kind in sorted({*support, *predicted}):
-        precision = right[kind] / predicted[kind] if predicted[kind] else None
-        recall = found[kind] / support[kind] if support[kind] else None
+            counts[guess[2]].predicted += 1
+            counts[guess[2]].right += any(_covers(guess, truth) for truth in truths)
+    types = {kind: counts[kind].metrics() for kind in sorted(counts)}
+    whole = _SpanCounts()
+    for each in counts.values():
+        whole.add(each)
+    held = [found for found in types.values() if found["support"]]
+    macro = SpanMetrics(
+        precision=_mean([found["precision"] or 0.0 for found in held]),
+        recall=_mean([found["recall"] or 0.0 for found in held]),
+        f1=_mean([found["f1"] or 0.0 for found in held]),
+        support=whole.support,
+    )
+    return SpanReport(types=types, micro=whole.metrics(), macro=macro)
+
+
+class _SpanCounts:
+    """True spans and how many of them were found; predictions and how many of them were right."""
+
+    def __init__(self) -> None:
+        self.support = self.found = self.predicted = self.right = 0
+
+    def add(self, other: _SpanCounts) -> None:
+        self.support += other.support
+        self.found += other.found
+        self.predicted += other.predicted
+        self.right += other.right
+
+    def metrics(self) -> SpanMetrics:
+        precision = self.right / self.predicted if self.predicted else None
+        recall = self.found / self.support if self.support else None
         both = (precision or 0.0) + (recall or 0.0)
         f1 = None if recall is None else 2 * (precision or 0.0) * recall / both if both else 0.0
-        result[kind] = SpanMetrics(precision=precision, recall=recall, f1=f1, support=support[kind])
-    return result
+        return SpanMetrics(precision=precision, recall=recall, f1=f1, support=self.support)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _by_class(rows: Sequence[Row], scores: Sequence[float], threshold: float) -> dict[str, Metrics]:
+    safe = [i for i, row in enumerate(rows) if row.label == "safe"]
+    parts: dict[str, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        if row.label == "unsafe":
+            parts[row.cls or "unknown"].append(i)
+    return {
+        name: _measured([rows[i] for i in chosen], [scores[i] for i in chosen], threshold)
+        for name, chosen in ((name, [*parts[name], *safe]) for name in sorted(parts))
+    }
 
 
 def _measured(rows: Sequence[Row], scores: Sequence[float], threshold: float) -> Metrics:

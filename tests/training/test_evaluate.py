@@ -19,7 +19,8 @@ from guardrail.training.evaluate import SpanRow, measure_spans, read_labelled, r
 from guardrail.training.rows import Row
 from tests.inference.tiny import write_card, write_model
 
-KEYS = {"n", "threshold", "auroc", "auprc", "f1", "precision", "recall", "fpr"}
+FIRST = {"n", "threshold", "auroc", "auprc", "f1", "precision", "recall", "fpr"}
+KEYS = FIRST | {"fpr_low", "fpr_high", "recall_at_fpr_1", "recall_at_fpr_2", "recall_at_fpr_5", "ece"}
 
 
 class Lengths:
@@ -94,7 +95,7 @@ def test_json_has_the_keys_and_numbers_promised(rows: Path, scorer: Lengths) -> 
     answer = json.loads(result.stdout)
     found = answer["files"][str(rows)]
     assert set(answer) == {"files"}
-    assert set(found) == KEYS | {"by_lang", "by_kind", "by_source"}
+    assert set(found) == KEYS | {"by_lang", "by_kind", "by_cls", "by_source"}
     assert found["n"] == 4  # the borderline row is left out
     assert found["threshold"] == 0.5
     assert found["auroc"] == 0.75
@@ -107,7 +108,40 @@ def test_json_has_the_keys_and_numbers_promised(rows: Path, scorer: Lengths) -> 
     assert found["by_kind"]["response"]["fpr"] is None
     assert found["by_kind"]["unknown"]["fpr"] == 0.0
     assert found["by_source"]["a"]["recall"] == 0.5
+    assert found["fpr_low"] < 0.5 < found["fpr_high"]
+    assert found["recall_at_fpr_1"] == 0.5  # of the two unsafe rows one is above every safe one
+    assert found["ece"] == pytest.approx((0.1 + 0.8 + 0.6 + 0.1) / 4)  # each row in a bin of its own
+    for part in ("by_lang", "by_kind", "by_cls", "by_source"):
+        assert all(set(metrics) == KEYS for metrics in found[part].values())
     assert scorer.state == "closed"
+
+
+def test_a_class_of_harm_is_measured_beside_all_safe_rows(tmp_path: Path, scorer: Lengths) -> None:
+    path = tmp_path / "classes.jsonl"
+    lines = [
+        {"text": "x" * 9, "label": "unsafe", "cls": "hate"},
+        {"text": "x" * 3, "label": "unsafe", "cls": "fraud"},
+        {"text": "x" * 2, "label": "unsafe"},
+        {"text": "x" * 4, "label": "safe", "cls": "safe"},
+        {"text": "x" * 1, "label": "safe", "cls": "hate"},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    found = json.loads(command(path, "--detector", "guard", "--json").stdout)["files"][str(path)]["by_cls"]
+    assert {name: (part["n"], part["auroc"], part["recall"]) for name, part in found.items()} == {
+        "fraud": (3, 0.5, 0.0),
+        "hate": (3, 1.0, 1.0),
+        "unknown": (3, 0.5, 0.0),
+    }
+
+
+def test_a_file_of_one_class_has_every_key_and_null_where_it_cannot_tell(tmp_path: Path, scorer: Lengths) -> None:
+    path = tmp_path / "safe.jsonl"
+    path.write_text("\n".join(json.dumps({"text": "x" * n, "label": "safe"}) for n in (1, 2, 7)))
+    found = json.loads(command(path, "--detector", "guard", "--json").stdout)["files"][str(path)]
+    assert found["by_cls"] == {}
+    assert found["fpr"] == pytest.approx(1 / 3)
+    for key in KEYS - {"n", "threshold", "fpr", "fpr_low", "fpr_high"}:
+        assert found[key] is None, key
 
 
 def test_where_and_limit_choose_rows(rows: Path, scorer: Lengths) -> None:
@@ -120,8 +154,28 @@ def test_where_and_limit_choose_rows(rows: Path, scorer: Lengths) -> None:
 def test_tables_are_for_people(rows: Path, scorer: Lengths) -> None:
     result = command(rows, "--detector", "keywords")
     assert result.exit_code == 0
-    for word in ("rows.jsonl at threshold 0.5", "auroc", "lang zh", "kind response", "0.750"):
+    for word in ("rows.jsonl at threshold 0.5", "auroc", "lang zh", "kind response", "0.750", "0.095-0.905"):
         assert word in result.stdout
+
+
+@pytest.mark.parametrize("columns", ["120", "60"])
+def test_a_table_fits_in_120_columns_and_no_number_is_cut(
+    tmp_path: Path, scorer: Lengths, columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)  # what is written into a file is as wide as it must be
+    path = tmp_path / "rows.jsonl"
+    labels = ("safe", "unsafe")
+    path.write_text(
+        "\n".join(
+            json.dumps({"text": "x" * (i % 12), "label": labels[i % 2], "cls": "a class with a name that never ends"})
+            for i in range(400)
+        )
+    )
+    lines = command(path, "--detector", "guard").stdout.splitlines()[1:]
+    assert max(map(len, lines)) <= 120
+    assert len({line.count(".") for line in lines if line.lstrip().startswith(("all", "cls"))}) == 1
+    assert [line.count("…") for line in lines if line.lstrip().startswith("cls")] == [1], "only the name is cut"
+    assert not any("…" in line for line in lines if not line.lstrip().startswith("cls"))
 
 
 async def test_texts_go_in_batches_sorted_by_length_and_scores_come_back_in_order() -> None:
@@ -192,21 +246,35 @@ def test_personal_data_is_measured_by_type(tmp_path: Path, scorer: Lengths) -> N
                 "types": {
                     "EMAIL": {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1},
                     "PERSON": {"precision": None, "recall": 0.0, "f1": 0.0, "support": 1},
-                }
+                },
+                "micro": {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2},
+                "macro": {"precision": 0.25, "recall": 0.5, "f1": pytest.approx(1 / 3), "support": 2},
             }
         }
     }
-    assert "EMAIL" in command(path, "--detector", "pii").stdout
+    shown = command(path, "--detector", "pii").stdout
+    for word in ("EMAIL", "micro", "macro", "0.333"):
+        assert word in shown
+
+
+def test_totals_count_every_prediction_and_average_the_types_that_are_there() -> None:
+    rows = [SpanRow("0123456789", [(0, 4, "PHONE"), (5, 9, "PHONE")]), SpanRow("0123456789", [(0, 9, "EMAIL")])]
+    found = measure_spans(rows, [[(0, 4, "PHONE"), (5, 9, "IP")], []])
+    assert found["micro"] == {"precision": 0.5, "recall": pytest.approx(1 / 3), "f1": pytest.approx(0.4), "support": 3}
+    assert found["macro"] == {"precision": 0.5, "recall": 0.25, "f1": pytest.approx(1 / 3), "support": 3}
+    nothing = measure_spans([SpanRow("text", [])], [[]])
+    assert nothing["types"] == {}
+    assert nothing["micro"]["recall"] is nothing["macro"]["recall"] is None
 
 
 def test_a_prediction_counts_when_it_covers_half_of_a_true_span() -> None:
     row = SpanRow("0123456789", [(0, 4, "PHONE")])
-    assert measure_spans([row], [[(2, 9, "PHONE_NUMBER")]])["PHONE"]["recall"] == 1.0
-    assert measure_spans([row], [[(3, 9, "PHONE_NUMBER")]])["PHONE"]["recall"] == 0.0
-    other = measure_spans([row], [[(0, 4, "EMAIL")]])
+    assert measure_spans([row], [[(2, 9, "PHONE_NUMBER")]])["types"]["PHONE"]["recall"] == 1.0
+    assert measure_spans([row], [[(3, 9, "PHONE_NUMBER")]])["types"]["PHONE"]["recall"] == 0.0
+    other = measure_spans([row], [[(0, 4, "EMAIL")]])["types"]
     assert other["PHONE"] == {"precision": None, "recall": 0.0, "f1": 0.0, "support": 1}
     assert other["EMAIL"] == {"precision": 0.0, "recall": None, "f1": None, "support": 0}
-    twice = measure_spans([row], [[(0, 4, "PHONE"), (0, 3, "PHONE"), (6, 9, "PHONE")]])
+    twice = measure_spans([row], [[(0, 4, "PHONE"), (0, 3, "PHONE"), (6, 9, "PHONE")]])["types"]
     assert twice["PHONE"]["precision"] == pytest.approx(2 / 3)
 
 
@@ -224,7 +292,7 @@ def test_measuring_other_detectors_needs_no_torch(rows: Path) -> None:
 
     code = (
         "import guardrail.cli.evaluate, guardrail.cli.train, sys; "
-        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules or 'sklearn' in sys.modules)"
+        "sys.exit(not {'torch', 'transformers', 'sklearn', 'matplotlib'}.isdisjoint(sys.modules))"
     )
     root = Path(evaluate.__code__.co_filename).parents[2]
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=root).returncode == 0
