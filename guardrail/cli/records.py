@@ -28,6 +28,7 @@ from guardrail.cli.recordkeeping import (
     table,
     who,
 )
+from guardrail.cli.reviewed import export_cases
 
 app = typer.Typer(
     help="Look at incidents, standings and appeals; open what is sealed, decide, lift. No text unless asked for.",
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command("appeals")(list_appeals)
 app.command()(decide)
+app.command("export-cases")(export_cases)
 
 
 @app.command("list")

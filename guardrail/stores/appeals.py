@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from guardrail.core.incidents import Incident
 from guardrail.errors import CaseError
 from guardrail.stores.ledger import Writing
 from guardrail.stores.queries import ledger_subject
-from guardrail.stores.rows import Sealer, incident_of
+from guardrail.stores.rows import Row, Sealer, incident_of
 from guardrail.stores.tables import appeals, incidents, ledger
 
 _SHOWN = [column for column in appeals.c if column.name not in ("sealed", "seal_key")]
@@ -28,6 +29,20 @@ def read_appeals(
         if value is not None:
             query = query.where(column == value)
     return [_appeal(row) for row in connection.execute(query).mappings()]
+
+
+def read_decided(connection: Connection) -> Iterator[tuple[Row, list[Appeal]]]:
+    """Incidents (with what was sealed) of which an appeal was decided, each with all appeals against it, in the order
+    in which the last one was filed."""
+    by_incident: dict[str, list[Appeal]] = {}
+    for appeal in read_appeals(connection):
+        by_incident[appeal.incident] = [*by_incident.pop(appeal.incident, []), appeal]
+    for ident, filed in by_incident.items():
+        if all(appeal.state is State.FILED for appeal in filed):
+            continue
+        row = connection.execute(select(incidents).where(incidents.c.id == ident)).mappings().first()
+        if row is not None:
+            yield dict(row), filed
 
 
 def read_evidence(connection: Connection, ident: str) -> Incident | None:
