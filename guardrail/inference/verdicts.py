@@ -95,7 +95,9 @@ def _named(model: GuardModel, text: str, cut: bool) -> tuple[str, ...]:
     """The model's categories in what follows its verdict, as it names them. The last one of an answer that was cut off
     may be half a name (S1 of S10), and does not count unless it is whole by itself."""
     known = {name.casefold(): name for name in model.categories}
-    words = [word.strip().casefold() for word in re.split(r"[,\n]", re.sub(r"(?i)categor(y|ies):", ",", text))]
+    # The token that ends an answer is one of its tokens: no name holds "<".
+    plain = re.sub(r"(?i)categor(y|ies):", ",", text)
+    words = [word.strip().casefold() for word in re.split(r"[,\n<]", plain)]
     if cut and words:
         last = words.pop()
         if last in known and not any(name != last and name.startswith(last) for name in known):
