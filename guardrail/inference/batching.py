@@ -1,6 +1,6 @@
-"""Pack waiting texts into batches and run them on one device: batch while busy, never wait for a fuller one.
+"""Run waiting texts on one device in batches: batch while busy, never wait for a fuller one.
 
-`pack` decides and is pure; `BatchingClassifier` waits. It needs no torch: the device is any object with `score`.
+`packing` decides, this waits. It needs no torch: the device is any object with `score`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Protocol, runtime_checkable
 
 from guardrail.errors import DetectorError, DetectorOverloaded, DetectorTimeout
+from guardrail.inference.packing import BUCKETS, Call, Entry, pack, slices
 from guardrail.inference.tokens import TokenEncoder
 from guardrail.protocols import Priority
-
-BUCKETS = (16, 32, 64, 128, 256, 512)
 
 
 class Scorer(Protocol):
@@ -27,77 +26,20 @@ class Scorer(Protocol):
     def score(self, batch: Sequence[Sequence[int]]) -> list[tuple[float, ...]]: ...
 
 
-class Call:
-    """One caller's texts: the windows still out, each text's best scores so far, and the future that answers."""
+@runtime_checkable
+class Warming(Protocol):
+    """What a `Scorer` may have besides: work to be done once before the first batch (compiling, capturing graphs)."""
 
-    __slots__ = ("answer", "open", "rows")
-
-    def __init__(self, texts: int, windows: int, answer: asyncio.Future[None]) -> None:
-        self.rows: list[tuple[float, ...] | None] = [None] * texts
-        self.open = windows
-        self.answer = answer
-
-    @property
-    def gone(self) -> bool:
-        """Whether nobody waits any more: cancelled, timed out, or failed by another of its windows."""
-        return self.answer.done()
-
-    def take(self, text: int, scores: tuple[float, ...]) -> None:
-        """Keep the highest score of each label over a text's windows; the last window answers the call."""
-        held = self.rows[text]
-        self.rows[text] = scores if held is None else tuple(map(max, held, scores))
-        self.open -= 1
-        if not self.open:
-            self.answer.set_result(None)
-
-
-class Entry(NamedTuple):
-    """One window in the queue. Entries sort by priority, then by age."""
-
-    priority: Priority
-    number: int
-    ids: list[int]
-    text: int
-    call: Call
-
-
-def bucket(length: int) -> int:
-    """The padded length a window of `length` tokens is batched at."""
-    return next((size for size in BUCKETS if length <= size), length)
-
-
-def pack(waiting: Sequence[Entry], budget: int) -> list[Entry]:
-    """Choose the next batch from entries in order: the first one, and those that ride along at little cost.
-
-    Riders share the first one's length bucket, so that padding stays under half, and come in order; the batch's
-    padded size, count times longest, stays within `budget` tokens (the first entry always goes). An entry of a lower
-    priority rides only where none of a higher one is left waiting by this batch.
-    """
-    first = waiting[0]
-    size = bucket(len(first.ids))
-    batch = [first]
-    longest = len(first.ids)
-    left: Priority | None = None
-    for entry in waiting[1:]:
-        if left is not None and entry.priority > left:
-            break
-        if bucket(len(entry.ids)) != size:
-            left = entry.priority if left is None else left
-            continue
-        wider = max(longest, len(entry.ids))
-        if wider * (len(batch) + 1) > budget:
-            break
-        batch.append(entry)
-        longest = wider
-    return batch
+    def warm(self) -> None: ...
 
 
 class BatchingClassifier:
     """A `Classifier` around a scorer that runs in one worker thread.
 
     `queue` bounds the windows that wait: beyond it callers get DetectorOverloaded at once. A call not answered within
-    `deadline` seconds gets DetectorTimeout. Windows of callers that have gone are dropped before they cost anything.
-    `on_depth` is told the number of windows waiting whenever it changes, `on_batch` each batch's padded tokens.
+    `deadline` seconds gets DetectorTimeout. Windows of like length, by `buckets`, go together; those of callers that
+    have gone are dropped before they cost anything. `on_depth` is told the number of windows waiting whenever it
+    changes, `on_batch` each batch's padded tokens.
     """
 
     def __init__(
@@ -109,6 +51,7 @@ class BatchingClassifier:
         batch_tokens: int = 1_024,
         queue: int = 1_024,
         deadline: float = 10.0,
+        buckets: Sequence[int] = BUCKETS,
         on_depth: Callable[[int], None] = lambda depth: None,
         on_batch: Callable[[int], None] = lambda tokens: None,
     ) -> None:
@@ -118,6 +61,7 @@ class BatchingClassifier:
         self._batch_tokens = batch_tokens
         self._queue = queue
         self._deadline = deadline
+        self._buckets = tuple(buckets)
         self._on_depth = on_depth
         self._on_batch = on_batch
         self._waiting: list[Entry] = []
@@ -145,6 +89,8 @@ class BatchingClassifier:
         self._device = ThreadPoolExecutor(1, thread_name_prefix="guardrail-device")
         self._tokenizer = ThreadPoolExecutor(1, thread_name_prefix="guardrail-tokens")
         loop = asyncio.get_running_loop()
+        if isinstance(self._scorer, Warming):
+            await loop.run_in_executor(self._device, self._scorer.warm)
         for ids in self._encoder.head_and_tail(["warm-up", "word " * self._encoder.max_tokens]):
             await loop.run_in_executor(self._device, self._scorer.score, [ids])
         self._task = asyncio.create_task(self._work(), name="guardrail-classifier")
@@ -184,14 +130,12 @@ class BatchingClassifier:
                 self._encoding += len(texts)
                 self._characters += characters
                 try:
-                    windows = await loop.run_in_executor(
-                        self._tokenizer, self._encoder.windows, list(texts), self._overlap
-                    )
+                    windows = await self._tokenise(texts, self._tokenizer)
                 finally:
                     self._encoding -= len(texts)
                     self._characters -= characters
-                call = Call(len(texts), sum(map(len, windows)), loop.create_future())
-                self._enqueue(call, [(i, window.ids) for i, found in enumerate(windows) for window in found], priority)
+                call = Call(len(texts), len(windows), loop.create_future())
+                self._enqueue(call, windows, priority)
                 await call.answer
         except TimeoutError:
             raise DetectorTimeout(f"the classifier did not answer within {self._deadline:g} s") from None
@@ -200,11 +144,32 @@ class BatchingClassifier:
                 self._forget(call)
         return [row for row in call.rows if row is not None]
 
-    def _enqueue(self, call: Call, windows: Sequence[tuple[int, list[int]]], priority: Priority) -> None:
+    async def _tokenise(self, texts: Sequence[str], tokenizer: ThreadPoolExecutor) -> list[tuple[int, list[int]]]:
+        """The windows of all texts, each with its text's number, slice by slice: a caller that has gone, or whose
+        texts cannot fit the queue any more, costs one slice at most."""
+        loop = asyncio.get_running_loop()
+        windows: list[tuple[int, list[int]]] = []
+        for job in slices(texts):
+            windows += await loop.run_in_executor(tokenizer, self._cut, job)
+            self._check_room(len(windows))
+        return windows
+
+    def _cut(self, job: Sequence[tuple[int, str]]) -> list[tuple[int, list[int]]]:
+        # One text at a time: given several, the tokenizer would spread them over cores that others are meant to have.
+        return [
+            (number, window.ids)
+            for number, stretch in job
+            for window in self._encoder.windows([stretch], self._overlap)[0]
+        ]
+
+    def _check_room(self, windows: int) -> None:
         if self._task is None:
             raise DetectorError("the classifier is closing")
-        if len(self._waiting) + len(windows) > self._queue:
+        if len(self._waiting) + windows > self._queue:
             raise DetectorOverloaded(f"the classifier's queue is full ({self._queue} windows)")
+
+    def _enqueue(self, call: Call, windows: Sequence[tuple[int, list[int]]], priority: Priority) -> None:
+        self._check_room(len(windows))
         for text, ids in windows:
             self._numbers += 1
             self._waiting.append(Entry(priority, self._numbers, ids, text, call))
@@ -229,7 +194,7 @@ class BatchingClassifier:
                 continue
             # Sorting by (priority, number) alone: numbers are unique, so nothing after them is compared.
             self._waiting.sort(key=lambda entry: entry[:2])
-            batch = pack(self._waiting, self._batch_tokens)
+            batch = pack(self._waiting, self._batch_tokens, self._buckets)
             taken = {entry.number for entry in batch}
             self._waiting = [entry for entry in self._waiting if entry.number not in taken]
             self._on_depth(len(self._waiting))

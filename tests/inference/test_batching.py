@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -12,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrail.errors import DetectorError, DetectorOverloaded, DetectorTimeout
-from guardrail.inference.batching import BatchingClassifier, Call, Entry, bucket, pack
+from guardrail.inference.batching import BatchingClassifier
+from guardrail.inference.packing import SEAM, SLICE, Call, Entry, bucket, pack, slices
 from guardrail.inference.tokens import TokenEncoder, Window
 from guardrail.protocols import Classifier, Priority
 from tests.inference.tiny import FakeDevice, eventually
@@ -327,3 +330,69 @@ async def test_a_call_keeps_the_best_of_each_label() -> None:
     call.take(0, (0.3, 0.2))
     assert call.gone
     assert call.rows == [(0.3, 0.9)]
+
+
+@given(st.lists(st.integers(0, 3 * SLICE), min_size=1, max_size=12))
+def test_slices_hold_every_character_of_every_text_and_what_lies_across_their_borders(lengths: list[int]) -> None:
+    texts = ["".join(chr(0x4E00 + (i * 31 + n) % 20_000) for i in range(length)) for n, length in enumerate(lengths)]
+    jobs = list(slices(texts))
+    assert all(sum(len(stretch) for _, stretch in job) <= SLICE for job in jobs)
+    for number, text in enumerate(texts):
+        stretches = [stretch for job in jobs for owner, stretch in job if owner == number]
+        assert stretches[0] + "".join(stretch[SEAM:] for stretch in stretches[1:]) == text
+        assert all(before[-SEAM:] == after[:SEAM] for before, after in itertools.pairwise(stretches))
+
+
+async def test_a_text_that_tokenises_slowly_lets_others_in_between_and_is_refused_once_it_cannot_fit(
+    device: FakeDevice, encoder: TokenEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = BatchingClassifier(device, encoder, overlap=4, queue=1_000, deadline=5.0)
+    await engine.start()
+    cut, seen = engine._encoder.windows, []
+
+    def slowly(texts: Sequence[str], overlap: int) -> list[list[Window]]:
+        seen.append(len(texts[0]))
+        time.sleep(0.05 if len(texts[0]) > 1_000 else 0)
+        return cut(texts, overlap)
+
+    monkeypatch.setattr(engine._encoder, "windows", slowly)
+    # Eight slices of some 270 windows each: the fourth shows that the queue cannot hold them.
+    slow = asyncio.create_task(engine.score(["you a " * 10_000]))
+    await eventually(lambda: len(seen) > 0)
+    begin = time.monotonic()
+    assert len(await engine.score(["you"])) == 1
+    assert time.monotonic() - begin < 0.2
+    assert sum(length > 1_000 for length in seen) <= 2
+    with pytest.raises(DetectorOverloaded):
+        await slow
+    assert sum(length > 1_000 for length in seen) == 4
+    seen.clear()
+    gone = asyncio.create_task(engine.score(["you a " * 10_000]))
+    await eventually(lambda: len(seen) > 0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    await engine.score(["you"])
+    assert sum(length > 1_000 for length in seen) <= 2
+    await engine.close()
+
+
+async def test_a_scorer_that_wants_warming_gets_it_once_before_its_first_batch(encoder: TokenEncoder) -> None:
+    class Cold(FakeDevice):
+        def __init__(self) -> None:
+            super().__init__()
+            self.order: list[str] = []
+
+        def warm(self) -> None:
+            self.order.append("warm")
+
+        def score(self, batch: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
+            self.order.append("score")
+            return super().score(batch)
+
+    cold = Cold()
+    engine = BatchingClassifier(cold, encoder, overlap=4)
+    await engine.start()
+    assert cold.order[0] == "warm"
+    assert cold.order.count("warm") == 1
+    await engine.close()
