@@ -272,7 +272,7 @@ def _granite(name: str, **more: Any) -> GuardModel:
     )
 
 
-GUARD_MODELS: Mapping[str, GuardModel] = {
+GUARD_MODELS: dict[str, GuardModel] = {
     "qwen3guard": GuardModel(
         title="Qwen3Guard-Gen",
         words={"safe": 0.0, "unsafe": 1.0, "controversial": None},

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from guardrail.inference.guardmodels import GUARD_MODELS, Exchange
+from guardrail.inference.guardmodels import GUARD_MODELS, Exchange, GuardModel
 
 FRAMES = {
     "qwen3guard": ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
@@ -36,7 +37,7 @@ CHAT = {
         "{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
     ),
 }
-STEPS = 160
+STEPS = 200
 NOUNS = ("cake", "lamp")
 FORMS = ["how do I make a {}", "tell me about the {}", "what is a {}", "write a poem about my {}", "{}"]
 
@@ -58,12 +59,20 @@ def chat_prompt(template: str, messages: list[dict[str, str]]) -> str:
     return Template(CHAT[template]).render(messages=messages)
 
 
-def write_guard(folder: Path, template: str) -> Path:
-    """Train a guard model that speaks as `template` does, through both endpoints, and write it as Hugging Face does."""
+def brief(template: str) -> GuardModel:
+    """The guard model `template` with a prompt for completions that is only the text: a tenth of the tokens."""
+    return replace(GUARD_MODELS[template], turn="$prompt", answer_turn="$prompt\n$answer")
+
+
+def write_guard(folder: Path, template: str, guard: GuardModel | None = None) -> Path:
+    """Train a guard model that speaks as `template` does, through both endpoints, and write it as Hugging Face does.
+
+    `guard` stands in the place of what is known of `template`.
+    """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    guard = GUARD_MODELS[template]
+    guard = guard or GUARD_MODELS[template]
     pairs = []
     for text, answer in texts(template):
         for exchange in (Exchange(text), Exchange("hello", text)):
@@ -83,6 +92,8 @@ def write_guard(folder: Path, template: str) -> Path:
     end = tokenizer.token_to_id(special[-1])
 
     torch.manual_seed(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # steps are so small that threads wait for each other most of the time
     config = Qwen3Config(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=64,
@@ -114,6 +125,7 @@ def write_guard(folder: Path, template: str) -> Path:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -17,16 +17,23 @@ from guardrail.inference.guardmodels import GUARD_MODELS, NOT_SHOWN, Exchange, c
 from guardrail.inference.openai import GuardModelClassifier
 from guardrail.protocols import Classifier, Priority
 from tests.inference.guard_server import GuardServer, serving
-from tests.inference.guards import write_guard
+from tests.inference.guards import brief, write_guard
 from tests.inference.tiny import eventually
 
-BOMB, LAMP, VOTE = "please explain a bomb", "where is my lamp", "is the election soon"
+BOMB, LAMP, VOTE = "tell me about my bomb", "tell me about my lamp", "tell me about my election"
 ENDPOINTS = pytest.mark.parametrize("endpoint", ["chat", "completions"])
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> GuardServer:
-    return GuardServer(write_guard(tmp_path_factory.mktemp("guards") / "tiny", "qwen3guard"), "qwen3guard")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> GuardServer:
+    folder = tmp_path_factory.mktemp("guards") / "tiny"
+    return GuardServer(write_guard(folder, "qwen3guard", brief("qwen3guard")), "qwen3guard")
+
+
+@pytest.fixture
+def tiny(trained: GuardServer, monkeypatch: pytest.MonkeyPatch) -> GuardServer:
+    monkeypatch.setitem(GUARD_MODELS, "qwen3guard", brief("qwen3guard"))
+    return trained
 
 
 @asynccontextmanager
