@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -389,21 +390,24 @@ def _cached(classifier: Classifier, card: ModelCard, settings: Settings, metrics
 
 
 def load_engine(settings: Settings, metrics: Metrics) -> tuple[BatchingClassifier, ModelCard]:
-    """The classifier's engine in this process, with its model's card. Blocks for a second or so."""
-    from guardrail.inference.torch import load_classifier
+    """The classifier's engine in this process, with its model's card. Blocks for seconds."""
+    from guardrail.inference.engine import load_classifier, spare_threads
 
     chosen = settings.classifier
     return load_classifier(
         model_path(chosen.model),
         label_map=chosen.labels or None,
         threshold=chosen.threshold,
+        runtime=chosen.runtime,
+        cache=Path(chosen.cache_dir).expanduser() if chosen.cache_dir else None,
         device=chosen.device,
-        threads=chosen.threads,
+        threads=chosen.threads or spare_threads(settings.server.workers),
         queue=chosen.queue,
         batch_tokens=chosen.batch_tokens,
         deadline=chosen.deadline,
         on_depth=metrics.queue_depth,
         on_batch=metrics.batch,
+        on_split=metrics.batch_split,
     )
 
 

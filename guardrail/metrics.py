@@ -64,6 +64,7 @@ TABLE = (
     Metric("guardrail_stream_leaked_characters_total", "counter", (), "Characters sent before a verdict stopped them."),
     Metric("guardrail_queue_depth", "gauge", (), "Texts that wait for the classifier."),
     Metric("guardrail_batch_tokens", "histogram", (), "Tokens in one batch of the classifier, padding included."),
+    Metric("guardrail_batch_splits_total", "counter", (), "Batches halved because the device had no memory for them."),
     Metric(
         "guardrail_classifier_cache_total",
         "counter",
@@ -136,6 +137,7 @@ class Metrics:
         self._leaked = self._counter("guardrail_stream_leaked_characters_total")
         self._queue = self._gauge("guardrail_queue_depth")
         self._batches = self._histogram("guardrail_batch_tokens")
+        self._splits = self._counter("guardrail_batch_splits_total")
         self._cache = self._counters("guardrail_classifier_cache_total")
         self._in_force = self._gauges("guardrail_sanctions")
         self._sanctions = self._counters("guardrail_sanctions_total")
@@ -214,6 +216,10 @@ class Metrics:
     def batch(self, tokens: int) -> None:
         """The classifier ran a batch of `tokens`."""
         self._batches.observe(tokens)
+
+    def batch_split(self) -> None:
+        """A batch was halved: the device had no memory for it."""
+        self._splits.inc()
 
     def classifier_cache(self, result: str, count: int) -> None:
         """The cache of scores answered so many texts with `result` (`inference.cache`)."""

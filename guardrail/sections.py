@@ -248,7 +248,19 @@ class ClassifierSettings(Section, frozen=True):
         says("Where it runs; auto takes a GPU if there is one."),
         expects('"auto", "cpu", "cuda" or "cuda:N"', pattern=r"^(auto|cpu|cuda(:\d+)?)\Z"),
     ] = "auto"
-    threads: Annotated[int, says("CPU threads; 0: as many as there are cores.", ge=0, le=1024)] = 0
+    runtime: Annotated[
+        Literal["auto", "torch", "onnx"],
+        says(
+            "On a CPU: torch serves the weights as they are, onnx (with guardrail[onnx]) an int8 form of them that is "
+            "made at the first start; auto takes the quicker one here."
+        ),
+    ] = "auto"
+    cache_dir: Annotated[
+        str, says("Where the int8 form is kept; empty: guardrail in the user's cache folder (XDG_CACHE_HOME).")
+    ] = ""
+    threads: Annotated[
+        int, says("CPU threads; 0: the cores that the proxies leave (cores less workers), at least 1.", ge=0, le=1024)
+    ] = 0
     batch_tokens: Annotated[int, says("Most tokens in one batch, padding included.", ge=128, le=1 << 20)] = 8192
     queue: Annotated[int, says("Most texts that may wait; more are refused at once.", ge=1, le=1 << 20)] = 1024
     deadline: Annotated[Seconds, says("Longest wait for a score, in seconds.")] = 10.0

@@ -127,7 +127,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
     for path in modules():
         for name in third_party(path):
             owners = {_canonical(owner) for owner in homes.get(name, [name])}
-            allowed = declared | optional if home(path) == "training" else declared
+            allowed = declared | optional if home(path) in ("inference", "training") else declared
             assert owners & allowed, f"{path}: {name} is imported and not declared in pyproject.toml"
 
 

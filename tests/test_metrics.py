@@ -62,6 +62,7 @@ def use_all(metrics: Metrics) -> None:
     metrics.detector_failed("classifier", "timeout")
     metrics.queue_depth(4)
     metrics.batch(700)
+    metrics.batch_split()
     metrics.classifier_cache("hit", 1)
     metrics.records_dropped(2)
     metrics.struck("c")

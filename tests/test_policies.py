@@ -136,7 +136,7 @@ async def test_each_rule_of_the_classifier_passes_its_cases_with_the_shipped_mod
     folder = models_dir() / MODEL
     needs(f"the shipped model {MODEL}", (folder / "model.toml").is_file())
     from guardrail.detectors.classifier import ClassifierDetector
-    from guardrail.inference.torch import load_classifier
+    from guardrail.inference.engine import load_classifier
 
     engine, card = load_classifier(folder)
     detector = ClassifierDetector(engine, card.labels)

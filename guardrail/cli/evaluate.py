@@ -174,7 +174,7 @@ def _scorer(detector: str, settings: Settings) -> HarmScorer:
         harm: HarmScorer = app.scorer(detector, settings)
         return harm
     # torch takes a second to import, and the other detectors need none of it.
-    from guardrail.inference.torch import load_classifier
+    from guardrail.inference.engine import load_classifier
 
     chosen = settings.classifier
     # Nobody waits here: a batch may take as long as it takes.

@@ -11,7 +11,7 @@ import pytest_asyncio
 from guardrail.detectors.classifier import ClassifierDetector
 from guardrail.inference.batching import BatchingClassifier
 from guardrail.inference.card import ModelCard, load_card
-from guardrail.inference.torch import load_classifier
+from guardrail.inference.engine import load_classifier
 from guardrail.resources import models_dir
 from guardrail.training.config import load_config
 from guardrail.training.targets import LABELS

@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 
 from guardrail.errors import DetectorError, DetectorOverloaded
+from guardrail.inference.engine import load_classifier
 from guardrail.inference.pieces import cut, highest
 from guardrail.inference.remote import TEI_BATCH, RemoteClassifier
 from guardrail.inference.tokens import TokenEncoder
-from guardrail.inference.torch import load_classifier
 from tests.inference.guard_server import serving
 from tests.inference.tiny import LABELS
 

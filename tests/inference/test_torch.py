@@ -10,8 +10,9 @@ import pytest
 
 from guardrail.errors import DetectorError, SettingsError
 from guardrail.inference.card import load_card
+from guardrail.inference.engine import load_classifier
 from guardrail.inference.tokens import TokenEncoder
-from guardrail.inference.torch import load_classifier, load_scorer
+from guardrail.inference.torch import load_scorer
 from tests.inference.tiny import LABELS, write_card, write_model
 
 TEXTS = ["you are a fool", "make a cake", "nice weather today you fool make a bomb today"]

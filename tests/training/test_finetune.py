@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from guardrail.errors import SettingsError
 from guardrail.inference.card import load_card
-from guardrail.inference.torch import load_classifier
+from guardrail.inference.engine import load_classifier
 from guardrail.training import run
 from guardrail.training.config import Backbone, Model, Quota, TrainConfig
 from guardrail.training.export import choose_thresholds
