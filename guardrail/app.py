@@ -19,7 +19,7 @@ from guardrail.core.content import Content, Direction, Segment
 from guardrail.core.lexicon import PhraseError
 from guardrail.core.policy import Action
 from guardrail.core.verdict import Verdict
-from guardrail.engines import served_classifier
+from guardrail.engines import is_shipped_model, served_classifier
 from guardrail.errors import PolicyError, SettingsError
 from guardrail.gateway.engine import Engine, Options
 from guardrail.gateway.identity import DEFAULT_TENANT, Addresses, HeaderIdentifier, TenantKey
@@ -346,6 +346,7 @@ def load_detectors(
         strike_defaults={name: detector.strike_thresholds for name, detector in detectors.items()},
         flag_defaults=flags,
         disabled_detectors=disabled,
+        other_models=() if is_shipped_model(settings) else ("classifier",),
         tenants={tenant.id: tenant.terms() for tenant in settings.tenants},
         observe_all=settings.observe,
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from guardrail.errors import SettingsError
 from guardrail.resources import model_path
+from guardrail.sections import ClassifierSettings
 from guardrail.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ def served_classifier(settings: Settings) -> tuple[Classifier, ModelCard]:
     Opens no connection. Raises SettingsError for what is missing or does not fit.
     """
     return _tei(settings) if settings.classifier.engine == "tei" else _guard_model(settings)
+
+
+def is_shipped_model(settings: Settings) -> bool:
+    """Whether the classifier is the model that comes with the package, for which the shipped policies are written."""
+    chosen, shipped = settings.classifier, ClassifierSettings()
+    return chosen.engine == shipped.engine and chosen.model == shipped.model and not chosen.labels
 
 
 def _tei(settings: Settings) -> tuple[Classifier, ModelCard]:

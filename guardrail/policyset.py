@@ -64,6 +64,7 @@ def load(
     strike_defaults: Mapping[str, Mapping[str, float]] | None = None,
     flag_defaults: Mapping[str, Mapping[str, float]] | None = None,
     disabled_detectors: Collection[str] = (),
+    other_models: Collection[str] = (),
     tenants: Mapping[str, TenantTerms] | None = None,
     observe_all: bool = False,
 ) -> Loaded:
@@ -72,12 +73,18 @@ def load(
     `directories[0]` holds the shipped policies, the others an operator's own. `defaults` gives each detector's own
     thresholds by label, `strike_defaults` those for strikes and `flag_defaults` looser ones for rules that only flag;
     a detector that is neither in `defaults` nor in `disabled_detectors` is unknown.
-    Rules of disabled detectors are left out and named in `PolicySet.not_enforced`. `observe_all` turns every rule to
+    Rules of disabled detectors are left out and named in `PolicySet.not_enforced`; so are rules of shipped policies
+    that want labels which a detector in `other_models` has not, as shipped policies are written for the shipped model
+    (an operator's own may name only labels that are there). `observe_all` turns every rule to
     observe mode. Raises `PolicyError`, whose message names file, rule, key, value and what would be accepted.
     """
     chosen, path = _profile(directories, profile)
     known = Thresholds(defaults, strike_defaults or {}, flag_defaults or {}, frozenset(disabled_detectors), observe_all)
-    packs = [_read_pack(place, known) for place in _places(directories, chosen, path)]
+    foreign = frozenset(other_models)
+    packs = [
+        _read_pack(place, known, foreign if place.parent == directories[0] else frozenset())
+        for place in _places(directories, chosen, path)
+    ]
     rules = {rule.id for pack in packs for rule in pack.policy.rules}.union(*(pack.left_out for pack in packs))
     _check_tenants(tenants or {}, {pack.policy.id for pack in packs}, rules)
     policies = PolicySet(
@@ -193,7 +200,7 @@ def _places(directories: Sequence[Path], chosen: ProfileFile, path: Path) -> lis
 # -- one pack --------------------------------------------------------------------------------------------------------
 
 
-def _read_pack(place: Path, known: Thresholds) -> _Pack:
+def _read_pack(place: Path, known: Thresholds, foreign: frozenset[str]) -> _Pack:
     path = place / "policy.toml"
     file = decode(read_toml(path), PolicyFile, str(path))
     if file.id != place.name:
@@ -217,8 +224,10 @@ def _read_pack(place: Path, known: Thresholds) -> _Pack:
         full = f"{file.id}/{rule.id}"
         phrases = _phrases(rule, place, pack, where) if rule.phrases else None
         labels = [full] if phrases else [rule.label] if rule.label is not None else rule.labels
+        if rule.detector in foreign and rule.detector in known.scores:
+            labels = [label for label in labels if label in known.scores[rule.detector]]
         known.check(rule, labels, where)
-        if rule.detector in known.disabled:
+        if rule.detector in known.disabled or not labels:
             pack.left_out.append(full)
             continue
         if phrases:

@@ -27,7 +27,11 @@ FLOORS = [
     {"cli", "__main__"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-OWN_FOLDER = [{"settings", "sections", "credentials"}, {"policyset", "policyfile"}, {"app", "engines", "server", "workers"}]
+OWN_FOLDER = [
+    {"settings", "sections", "credentials"},
+    {"policyset", "policyfile"},
+    {"app", "engines", "server", "workers"},
+]
 """Files beside the folders that are one subject in several files."""
 
 ONLY_IN = {"torch": {"inference", "training"}, "transformers": {"inference", "training"}}

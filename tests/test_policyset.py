@@ -170,6 +170,25 @@ def test_rules_of_a_detector_that_is_off_are_left_out_and_named(pack: Pack) -> N
     assert [rule.id for rule in loaded.policies.policies[0].rules] == ["one/phrases"]
 
 
+def test_shipped_rules_for_labels_that_another_model_has_not_are_left_out_and_named(pack: Pack) -> None:
+    other = classifier('id = "other"\nlabel = "threats"\naction = "block"').replace('id = "model"\n', "")
+    pack.policy("one", RULE + classifier('labels = ["hate", "threats"]\naction = "block"') + other)
+    assert 'label is "threats"; expected hate, sexual or unsafe' in pack.refusal()
+    loaded = pack.load(other_models=["classifier"])
+    assert loaded.policies.not_enforced == ("one/other",)
+    rules = {rule.id: rule for rule in loaded.policies.policies[0].rules}
+    assert set(rules) == {"one/phrases", "one/model"}
+    assert rules["one/model"].labels == {"hate"}
+
+
+def test_an_operators_own_rule_names_labels_that_the_model_has_whichever_it_is(pack: Pack, tmp_path: Path) -> None:
+    folder = tmp_path / "own" / "two"
+    folder.mkdir(parents=True)
+    rule = classifier('label = "threats"\naction = "block"')
+    (folder / "policy.toml").write_text(f'id = "two"\ntitle = "T"\n{rule}')
+    assert 'label is "threats"' in pack.refusal(folder.parent, other_models=["classifier"])
+
+
 def test_observing_turns_every_rule_to_observe_mode_and_changes_the_digest(pack: Pack) -> None:
     observed = pack.load(observe_all=True).policies
     assert {rule.mode for policy in observed.policies for rule in policy.rules} == {Mode.OBSERVE}

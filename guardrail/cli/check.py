@@ -45,7 +45,10 @@ def check(
     for rule, what in sorted(lacking.items()):
         console.print(f"LACKING {rule}: {what}")
     if guard.policies.not_enforced:
-        console.print(f"{len(guard.policies.not_enforced)} rules are not enforced: their detector is switched off")
+        console.print(
+            f"{len(guard.policies.not_enforced)} rules are not enforced: their "
+            "detector is switched off, or its model has no such label"
+        )
     console.print(f"profile {settings.profile}, policy {guard.policies.short_digest}")
     if report.failed or lacking:
         raise typer.Exit(1)

@@ -71,7 +71,7 @@ async def _one_process(settings: Any) -> None:
     guard = compose(settings)
     for rule in guard.policies.not_enforced[:1]:
         logging.getLogger("guardrail").warning(
-            "%d rules are not enforced because their detector is switched off (%s ...)",
+            "%d rules are not enforced: their detector is switched off, or its model has no such label (%s ...)",
             len(guard.policies.not_enforced),
             rule,
         )

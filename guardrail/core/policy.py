@@ -145,7 +145,8 @@ class Rulebook:
 class PolicySet:
     """Every policy that is loaded, with the digest that names this exact set in headers and records.
 
-    `not_enforced` names the rules (full ids) left out because their detector is switched off.
+    `not_enforced` names the rules (full ids) left out because their detector is switched off, or
+    its model scores no such label.
     """
 
     policies: tuple[Policy, ...]
