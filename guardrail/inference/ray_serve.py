@@ -27,8 +27,8 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     `cpus` and `gpus` are a replica's share of a machine (`gpus = 0.25`: four replicas on a GPU); with `gpus` 0 it
     stays on the CPU. Ray starts replicas until each has about `target_requests` running, between `min_replicas` and
-    `max_replicas`; each takes `max_requests` at once, and `max_queued` more wait before a proxy: beyond that a caller
-    is told at once that there is no room.
+    `max_replicas`, once there were more, or fewer, for the delays (seconds). Each takes `max_requests` at once, and
+    `max_queued` more wait before a proxy: beyond that a caller is told at once that there is no room.
     """
 
     model: str = "guard-zh-en"
@@ -44,6 +44,8 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     min_replicas: Count = 1
     max_replicas: Count = 4
     target_requests: Annotated[float, msgspec.Meta(gt=0.0)] = 16.0
+    upscale_delay: Annotated[float, msgspec.Meta(ge=0.0)] = 10.0
+    downscale_delay: Annotated[float, msgspec.Meta(ge=0.0)] = 600.0
     max_requests: Count = 256
     max_queued: Annotated[int, msgspec.Meta(ge=1)] = 1024
 
@@ -82,6 +84,8 @@ def build(arguments: Mapping[str, Any]) -> Application:
             "min_replicas": engine.min_replicas,
             "max_replicas": engine.max_replicas,
             "target_ongoing_requests": engine.target_requests,
+            "upscale_delay_s": engine.upscale_delay,
+            "downscale_delay_s": engine.downscale_delay,
         },
         max_ongoing_requests=engine.max_requests,
         max_queued_requests=engine.max_queued,
