@@ -6,6 +6,7 @@ a damaged file is made again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import logging
@@ -93,15 +94,16 @@ def exported(
         file = making / FILE
         made = Made(file_sha256(file), file.stat().st_size, source, model.own_labels, model.pad, model.sigmoid)
         (making / DIGEST).write_bytes(msgspec.json.encode(made))
-        if home.exists():
-            shutil.rmtree(home)  # it was not whole
         # In one step: whoever starts at the same time finds all of it or nothing.
+        with contextlib.suppress(OSError):
+            making.rename(home)
+        # Another process may have been quicker; what it wrote is as good.
+        if (found := _whole(home, source)) is not None:
+            return found
+        shutil.rmtree(home)
         making.rename(home)
     except OSError as error:
-        # Another process may have been quicker; what it wrote is as good.
-        if (found := _whole(home, source)) is None:
-            raise _unwritable(home, error) from None
-        return found
+        raise _unwritable(home, error) from None
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return home / FILE, made
