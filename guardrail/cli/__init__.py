@@ -38,8 +38,9 @@ def register(target: typer.Typer) -> None:
     from guardrail.cli.records import app as records
     from guardrail.cli.screen import screen
     from guardrail.cli.serve import serve
+    from guardrail.cli.serve_classifier import serve_classifier
     from guardrail.cli.train import train
 
-    for command in (serve, check, screen, evaluate, train):
+    for command in (serve, serve_classifier, check, screen, evaluate, train):
         target.command()(command)
     target.add_typer(records, name="records")
