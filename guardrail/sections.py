@@ -237,10 +237,7 @@ class ClassifierSettings(Section, frozen=True):
     )
     labels: Annotated[
         Mapping[str, str],
-        says(
-            "For a Hugging Face folder without model.toml, or a tei server: the category of each label of the model; "
-            "empty: not used."
-        ),
+        says("For a Hugging Face folder without model.toml, or tei: the category of each label; empty: not used."),
     ] = msgspec.field(default_factory=dict)
     threshold: Annotated[Score, says("For such a model, and for openai: the least score of a label that counts.")] = 0.5
     device: Annotated[
@@ -271,15 +268,13 @@ class ClassifierSettings(Section, frozen=True):
     engine: Annotated[
         Literal["guardrail", "tei", "openai"],
         says(
-            "What scores: guardrail's own engine (here or at `url`), a text-embeddings-inference server's /predict, or "
-            "a guard model behind an OpenAI-compatible API such as vLLM's; `model` is then its name there."
+            "What scores: our engine (here or at `url`), a TEI server, a guard model behind an OpenAI-compatible API."
         ),
     ] = "guardrail"
     activation: Annotated[
         Literal["server", "sigmoid", "softmax"],
         says(
-            "For tei: who makes probabilities of the model's scores. TEI itself takes a softmax over all labels, which "
-            "is wrong where several may hold: then sigmoid."
+            "For tei: who makes probabilities of scores; sigmoid where labels may hold together: TEI takes a softmax."
         ),
     ] = "server"
     template: Annotated[
@@ -292,13 +287,12 @@ class ClassifierSettings(Section, frozen=True):
             "granite-guardian-3.3",
             "granite-guardian-4",
         ],
-        says("For openai: which guard model it is, and so how it is asked and what it answers."),
+        says("For openai: which guard model `model` is, and so how it is asked and what it answers."),
     ] = ""
     endpoint: Annotated[
         Literal["chat", "completions"],
         says(
-            "For openai: chat asks with the prompt that the model brings along; completions with one of ours that ends "
-            "right before the verdict, so that a verdict is exactly one forward pass."
+            "For openai: chat uses the model's own prompt; completions one of ours, for a verdict in one forward pass."
         ),
     ] = "chat"
     categories: Annotated[
@@ -326,8 +320,7 @@ class ClassifierSettings(Section, frozen=True):
     window: Annotated[
         int,
         says(
-            "For tei and openai: most characters sent at once; longer texts go by overlapping windows, of which each "
-            "label keeps the highest score; 0: 480 for tei (whose models take 512 tokens), 16,000 for openai.",
+            "For tei and openai: most characters sent at once, longer texts go by windows; 0: 480, openai 16000.",
             ge=0,
             le=1 << 20,
         ),
