@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from guardrail.app import Guard
+from guardrail.cli.evaluate import evaluate
 from guardrail.engines import served_classifier
 from guardrail.errors import SettingsError
 from guardrail.settings import Settings
@@ -145,3 +148,31 @@ def test_a_map_in_the_settings_names_every_label_of_the_model(settings_file: Pat
     partial = {label: "hate" for label in LABELS if label != "political"}
     with pytest.raises(SettingsError, match=r"the label map lacks \['political'\].*expected each of"):
         Guard.from_settings(settings_file, classifier={"model": str(tiny), "labels": partial, "runtime": "torch"})
+
+
+async def test_a_server_is_measured_like_any_other_classifier(
+    settings_file: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(
+            json.dumps({"text": text, "label": label, "lang": "en", "kind": "prompt"}) + "\n"
+            for text, label in [
+                ("you fool", "unsafe"),
+                ("bomb you", "unsafe"),
+                ("bake a cake", "safe"),
+                ("nice", "safe"),
+            ]
+        )
+    )
+    tei = Tei(tiny)
+    async with serving(tei.app()) as url:
+        with settings_file.open("a") as file:
+            file.write(f'[classifier]\nengine = "tei"\nurl = "{url}"\nactivation = "sigmoid"\nthreshold = 0.0\n')
+            file.write('labels = { unsafe = "unsafe" }\n')
+        # The command has an event loop of its own, and the server here needs this one.
+        await asyncio.to_thread(evaluate, [rows], config=settings_file, as_json=True)
+    (measured,) = json.loads(capsys.readouterr().out)["files"].values()
+    assert measured["n"] == 4
+    assert measured["recall"] == measured["fpr"] == 1.0
+    assert sum(len(body["inputs"]) for body in tei.asked) == 4

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -173,11 +174,15 @@ def _scorer(detector: str, settings: Settings) -> HarmScorer:
 
         harm: HarmScorer = app.scorer(detector, settings)
         return harm
+    # Nobody waits here: a batch may take as long as it takes.
+    chosen = msgspec.structs.replace(settings.classifier, queue=1 << 20, deadline=3600.0)
+    if chosen.engine != "guardrail":
+        from guardrail.engines import served_classifier
+
+        return ClassifierScorer(*served_classifier(msgspec.structs.replace(settings, classifier=chosen)))
     # torch takes a second to import, and the other detectors need none of it.
     from guardrail.inference.engine import load_classifier
 
-    chosen = settings.classifier
-    # Nobody waits here: a batch may take as long as it takes.
     engine, card = load_classifier(
         model_path(chosen.model),
         label_map=chosen.labels or None,
@@ -185,8 +190,8 @@ def _scorer(detector: str, settings: Settings) -> HarmScorer:
         device=chosen.device,
         threads=chosen.threads,
         batch_tokens=chosen.batch_tokens,
-        queue=1 << 20,
-        deadline=3600.0,
+        queue=chosen.queue,
+        deadline=chosen.deadline,
     )
     return ClassifierScorer(engine, card)
 

@@ -166,7 +166,9 @@ def card(
     for label in labels:
         role: Role = "unsafe" if label == "unsafe" else "own" if label in OWN or alone else "class"
         uses[label] = LabelUse(label, role, flag=min(0.5, threshold), block=threshold, strike=max(0.9, threshold))
-    return ModelCard(id=name, title=f"{model.title} at a server", labels=uses)
+    # As for the shipped model: evaluation counts political texts among the harmful ones, whoever listens to them.
+    harm = tuple(label for label in ("unsafe", "political") if label in uses)
+    return ModelCard(id=name, title=f"{model.title} at a server", labels=uses, harm=harm)
 
 
 # -- the models ---------------------------------------------------------------------------------------------------
