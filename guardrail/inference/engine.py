@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Literal
 
 from guardrail.errors import SettingsError
 from guardrail.inference.batching import BatchingClassifier, Scorer
+from guardrail.inference.blend import blended
 from guardrail.inference.card import ModelCard, load_card
 from guardrail.inference.export import Missing, Unsupported, default_cache, exported
 from guardrail.inference.packing import BUCKETS, FINE_BUCKETS
 from guardrail.inference.tokens import TokenEncoder
+from guardrail.protocols import Classifier
 
 if TYPE_CHECKING:
     from guardrail.inference.torch import TorchScorer
 
 Runtime = Literal["auto", "torch", "onnx"]
 
-CPU_TOKENS = 1_024
-"""Most tokens of a batch on a CPU: bigger ones gain nothing there, and a stream's window waits for the one before."""
+CPU_TOKENS = 512
+"""Most tokens of a batch on a CPU: bigger ones outgrow its cache, and a stream's window waits for the one before."""
 
 FURTHEST = 0.2
 """How far a probability may move by int8 on the batches tried at the start; further, and torch serves."""
@@ -50,12 +52,13 @@ def load_classifier(
     on_depth: Callable[[int], None] = lambda depth: None,
     on_batch: Callable[[int], None] = lambda tokens: None,
     on_split: Callable[[], None] = lambda: None,
-) -> tuple[BatchingClassifier, ModelCard]:
-    """Verify and load a model folder and return the engine around it, not yet started, with the folder's card.
+) -> tuple[Classifier, ModelCard]:
+    """Verify and load a model folder and return the engine around it, not yet started, with the folder's card. Where
+    the card calibrates scores, or has an n-gram scorer beside the encoder, that is done around the engine.
 
     `runtime` torch serves the weights as they are; onnx serves an int8 form, on the CPU, which is made once and kept
     under `cache` (default: the user's cache folder); auto takes whichever is quicker here. Blocks for a second or so,
-    and for some ten when the int8 form has to be made. `batch_tokens` bounds a batch; on a CPU 1,024 is the most in
+    and for some ten when the int8 form has to be made. `batch_tokens` bounds a batch; on a CPU 512 is the most in
     any case. `threads` None or 0 is one thread less than there are cores. Raises SettingsError.
     """
     card = load_card(folder, label_map, threshold=threshold)
@@ -75,7 +78,7 @@ def load_classifier(
         on_depth=on_depth,
         on_batch=on_batch,
     )
-    return engine, card
+    return blended(engine, card, folder), card
 
 
 def cores() -> int:

@@ -117,7 +117,9 @@ class _Graph:
         self._node("Sub", [f"{prefix}high", f"{prefix}low"], f"{prefix}span")
         self._node("Max", [f"{prefix}span", "q:least"], f"{prefix}range")
         self._node("Sub", [x, f"{prefix}low"], f"{prefix}above")
-        self._node("Div", [f"{prefix}above", f"{prefix}range"], f"{prefix}unit")
+        # One division for each row, and not for each number of it.
+        self._node("Reciprocal", [f"{prefix}range"], f"{prefix}inverse")
+        self._node("Mul", [f"{prefix}above", f"{prefix}inverse"], f"{prefix}unit")
         # One fixed step for all: what differs from row to row has been divided out.
         self._node("QuantizeLinear", [f"{prefix}unit", "q:step", "q:zero"], f"{prefix}q")
         return prefix

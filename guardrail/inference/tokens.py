@@ -67,26 +67,27 @@ class TokenEncoder:
     def windows(self, texts: Sequence[str], overlap: int = 32) -> list[list[Window]]:
         """Cut each text into windows of at most `max_tokens`, each sharing `overlap` tokens with the one before.
 
-        A text that fits is one window, and so is an empty one. Windows depend on the text alone.
+        A text that fits is one window, and so is an empty one; otherwise they are as few as can be and of one length,
+        give or take a token, so that none is a stub judged out of context. Windows depend on the text alone.
         """
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        step = max(1, self._room - overlap)
+        overlap = min(overlap, self._room - 1)
+        step = self._room - overlap
         result = []
         for text, encoding in zip(texts, encoded, strict=True):
             ids, offsets = encoding.ids, encoding.offsets
             if len(ids) <= self._room:
                 result.append([Window(self._framed(ids), 0, len(text))])
                 continue
+            count = -(-(len(ids) - overlap) // step)
+            fresh = len(ids) - overlap  # tokens that windows share out among them; each takes the overlap besides
             windows = []
-            for begin in range(0, len(ids) - overlap, step):
-                # The last window is moved back to be full: a stub of few tokens would be judged out of context.
-                begin = min(begin, len(ids) - self._room)
-                finish = begin + self._room
+            for number in range(count):
+                begin = number * fresh // count
+                finish = (number + 1) * fresh // count + overlap
                 start = offsets[begin][0] if begin else 0
                 end = offsets[finish - 1][1] if finish < len(ids) else len(text)
                 windows.append(Window(self._framed(ids[begin:finish]), start, end))
-                if finish >= len(ids):
-                    break
             result.append(windows)
         return result
 
