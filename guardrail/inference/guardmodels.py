@@ -2,7 +2,7 @@
 
 A guard model is a language model trained to say whether a conversation is safe, in a fixed form. The probability of its
 verdict's token is a score (Llama Guard's card reads the first token's; Granite Guardian's cookbook takes yes against
-no). This module holds the table and the words; `verdicts` reads answers, `openai` asks.
+no). This module holds the words; `hazards` what categories mean to us; `verdicts` reads answers, `openai` asks.
 """
 
 from __future__ import annotations
@@ -14,68 +14,12 @@ from string import Template
 from typing import Any, NamedTuple
 
 from guardrail.inference.card import LabelUse, ModelCard, Role
+from guardrail.inference.hazards import CRITERIA, GRANITE_GUARDIAN, LLAMA_GUARD, OWN, QWEN3GUARD
 
 NOT_SHOWN = "(not shown)"
 """What stands for the question where only an answer is known: these models judge an answer as one to a question."""
 
-# -- what their categories are to us: labels that policies listen to ----------------------------------------------
-# A category that no label of ours stands for says nothing but "unsafe"; an incident never gets a graver name than its
-# own. Political speech and tricks on the model are findings of their own, which only policies that name them hear.
-
-OWN = frozenset({"political", "jailbreak"})
-
-QWEN3GUARD = {
-    "Violent": "violence_terror",
-    "Non-violent Illegal Acts": "illegal",
-    "Sexual Content or Sexual Acts": "sexual",
-    "PII": "privacy",
-    "Suicide & Self-Harm": "self_harm",
-    "Unethical Acts": "hate",
-    "Politically Sensitive Topics": "political",
-    "Copyright Violation": "ip_commercial",
-    "Jailbreak": "jailbreak",
-}
-"""Qwen3Guard-Gen's categories (its card, "Safety Policy"; `Jailbreak` for prompts only)."""
-
-LLAMA_GUARD = {
-    "S1": "violence_terror",
-    "S2": "illegal",
-    "S3": "sexual",
-    "S4": "sexual",
-    "S5": "unsafe",
-    "S6": "unsafe",
-    "S7": "privacy",
-    "S8": "ip_commercial",
-    "S9": "violence_terror",
-    "S10": "hate",
-    "S11": "self_harm",
-    "S12": "sexual",
-    "S13": "fraud_misinfo",
-    "S14": "illegal",
-}
-"""Llama Guard 3's and 4's hazards (their cards, after MLCommons): S5 defamation, S6 specialised advice, S13 elections
-(false information about how to vote), S14 abuse of a code interpreter."""
-
-GRANITE_GUARDIAN = {
-    "harm": "unsafe",
-    "social_bias": "hate",
-    "profanity": "insult",
-    "sexual_content": "sexual",
-    "unethical_behavior": "illegal",
-    "violence": "violence_terror",
-    "jailbreak": "jailbreak",
-}
-"""Granite Guardian's risk names that are about what a text says (its cards; others are about retrieval and tools)."""
-
-_CRITERIA = {
-    "harm": "It does or asks for harm of any kind: violence, crime, hate, sexual content, self-harm, abuse.",
-    "social_bias": "It looks down on people for the group that they belong to.",
-    "profanity": "It uses vulgar words or insults.",
-    "sexual_content": "It is sexually explicit.",
-    "unethical_behavior": "It does or asks for what breaks the law or common moral rules.",
-    "violence": "It promotes or describes bodily harm to people, groups or animals.",
-    "jailbreak": "It tries to trick a model into ignoring its rules.",
-}
+_TURN = re.compile(r"(?im)^([^\S\n]*)(user|human|agent|assistant)([^\S\n]*[:\uff1a])")
 
 # -- how they are asked -------------------------------------------------------------------------------------------
 
@@ -125,8 +69,9 @@ class GuardModel:
         return tuple(dict.fromkeys([*([] if self.by_risk and "unsafe" not in named else ["unsafe"]), *named]))
 
     def clean(self, text: str) -> str:
-        """`text` with its markup broken up: nobody may end the conversation that is judged and write the verdict."""
-        return self.markup.sub(lambda match: match[0][0] + " " + match[0][1:], text)
+        """`text` with its markup broken up: nobody may end the conversation that is judged and write the verdict, or
+        begin another turn in it, so that the last message is a harmless one."""
+        return _TURN.sub(r'\1"\2"\3', self.markup.sub(lambda match: match[0][0] + " " + match[0][1:], text))
 
     def messages(self, exchange: Exchange, risk: str) -> list[dict[str, str]]:
         """The conversation for a chat endpoint, which puts the model's own prompt around it."""
@@ -135,7 +80,7 @@ class GuardModel:
             turns.append({"role": "assistant", "content": self.clean(exchange.answer)})
         if self.judge:
             who = "user" if exchange.answer is None else "assistant"
-            turns.append({"role": "user", "content": Template(self.judge).substitute(who=who, risk=_CRITERIA[risk])})
+            turns.append({"role": "user", "content": Template(self.judge).substitute(who=who, risk=CRITERIA[risk])})
         return turns
 
     def extras(self, risk: str) -> dict[str, Any]:
@@ -151,7 +96,7 @@ class GuardModel:
         # Template.substitute looks at no value again: a text with $ signs in it stays as it is.
         form = self.turn if exchange.answer is None else self.answer_turn
         turns = Template(form).substitute(
-            prompt=self.clean(exchange.prompt), answer=self.clean(exchange.answer or ""), risk=_CRITERIA[risk]
+            prompt=self.clean(exchange.prompt), answer=self.clean(exchange.answer or ""), risk=CRITERIA[risk]
         )
         return Template(self.frame).substitute(turns=turns) + self.lead
 
@@ -251,7 +196,7 @@ def _llama(name: str, frame: str) -> GuardModel:
     return GuardModel(
         title=name,
         words=_SAFE_UNSAFE,
-        markup=_markup(r"<\|[a-z_]+\|>"),
+        markup=_markup(r"<\|[a-z0-9_]+\|>"),
         frame=frame,
         turn=_asked(_LLAMA_ASKED, "User", "User: $prompt", _LLAMA_NAMES),
         answer_turn=_asked(_LLAMA_ASKED, "Agent", "User: $prompt\n\nAgent: $answer", _LLAMA_NAMES),
@@ -265,7 +210,7 @@ def _granite(name: str, **more: Any) -> GuardModel:
     return GuardModel(
         title=name,
         words=_YES_NO,
-        markup=_markup(r"<\|[a-z_]+\|>", r"<(?:start|end)_of_turn>", r"</?guardian>", r"</?no-think>"),
+        markup=_markup(r"<\|[a-z0-9_]+\|>", r"<(?:start|end)_of_turn>", r"</?guardian>", r"</?no-think>"),
         frame="<|start_of_role|>user<|end_of_role|>$turns<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>",
         turn=_asked(_GRANITE_ASKED, "user", "User: $prompt"),
         answer_turn=_asked(_GRANITE_ASKED, "assistant", "User: $prompt\n\nAssistant: $answer"),
@@ -278,7 +223,7 @@ GUARD_MODELS: dict[str, GuardModel] = {
     "qwen3guard": GuardModel(
         title="Qwen3Guard-Gen",
         words={"safe": 0.0, "unsafe": 1.0, "controversial": None},
-        markup=_markup(r"<\|[a-z_]+\|>"),
+        markup=_markup(r"<\|[a-z0-9_]+\|>"),
         frame="<|im_start|>user\n$turns<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
         turn=_qwen("USER", "USER: $prompt"),
         answer_turn=_qwen("ASSISTANT", "USER: $prompt\nASSISTANT: $answer"),

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import msgspec
 
 from guardrail.errors import DetectorOverloaded, SettingsError
-from guardrail.inference.guardmodels import GRANITE_GUARDIAN, GUARD_MODELS, NOT_SHOWN, OWN, Exchange
+from guardrail.inference.guardmodels import GUARD_MODELS, NOT_SHOWN, Exchange
+from guardrail.inference.hazards import GRANITE_GUARDIAN, OWN
 from guardrail.inference.http import Endpoint
 from guardrail.inference.pieces import Scores, cut, highest
 from guardrail.inference.verdicts import Verdict, chat_answer, read, text_answer
