@@ -112,16 +112,21 @@ async def latency(contestants: dict[str, Score], texts: Texts, rounds: int) -> N
 async def throughput(contestants: dict[str, Score], texts: Texts, rounds: int, count: int) -> dict[str, float]:
     """Texts a second of every contestant, one by one and at once."""
     rates: dict[str, list[float]] = {}
+    burnt: dict[str, list[float]] = {}
     tails: list[float] = []
     counted = 0
     seconds_at_once = 0.0
     for _ in range(rounds):
         run = texts.many(count)
         for name, score in contestants.items():
+            begin = time.process_time()
             rates.setdefault(f"{name}, one by one", []).append(count / sum(await one_by_one(score, run)))
+            burnt.setdefault(f"{name}, one by one", []).append((time.process_time() - begin) / count)
             if name == "plain transformers":
                 continue
+            begin = time.process_time()
             seconds, taken = await at_once(score, run)
+            burnt.setdefault(f"{name}, {AT_ONCE} at once", []).append((time.process_time() - begin) / count)
             rates.setdefault(f"{name}, {AT_ONCE} at once", []).append(count / seconds)
             if name == list(contestants)[-1]:
                 tails += taken
@@ -129,12 +134,13 @@ async def throughput(contestants: dict[str, Score], texts: Texts, rounds: int, c
                 seconds_at_once += seconds
     print(f"\n{count} distinct texts of 16 to 512 tokens, log-uniform; median of {rounds} rounds ({load()})")
     first, *_, last = rates
-    print(f"  {'':36} texts/s   to plain   to one by one")
+    print(f"  {'':36} texts/s   to plain   to one by one   CPU ms a text")
     for name, found in rates.items():
         to_plain = statistics.median(one / other for one, other in zip(found, rates[first], strict=True))
         alone = rates[f"{name.rpartition(', ')[0]}, one by one"]
         to_self = statistics.median(one / other for one, other in zip(found, alone, strict=True))
-        print(f"  {name:36} {statistics.median(found):7.1f}   {to_plain:8.2f}   {to_self:8.2f}")
+        cpu = statistics.median(burnt[name]) * 1e3
+        print(f"  {name:36} {statistics.median(found):7.1f}   {to_plain:8.2f}   {to_self:13.2f}   {cpu:13.1f}")
     p99 = statistics.quantiles(tails, n=100)[98]
     print(f"  {last}: {counted / seconds_at_once:,.0f} tokens/s, p99 {p99 * 1e3:.0f} ms")
     return {name: statistics.median(found) for name, found in rates.items()} | {"tokens": counted / seconds_at_once}
