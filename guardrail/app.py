@@ -35,7 +35,6 @@ from guardrail.settings import Settings, admin_token
 
 if TYPE_CHECKING:
     from guardrail.detectors.classifier import ClassifierDetector
-    from guardrail.inference.batching import BatchingClassifier
     from guardrail.inference.card import ModelCard
     from guardrail.portal.service import Service
 
@@ -390,7 +389,7 @@ def _cached(classifier: Classifier, card: ModelCard, settings: Settings, metrics
     return VerdictCache(classifier, digest_of(card), entries=entries, on_result=metrics.classifier_cache)
 
 
-def load_engine(settings: Settings, metrics: Metrics) -> tuple[BatchingClassifier, ModelCard]:
+def load_engine(settings: Settings, metrics: Metrics) -> tuple[Classifier, ModelCard]:
     """The classifier's engine in this process, with its model's card. Blocks for seconds."""
     from guardrail.inference.engine import load_classifier, spare_threads
 

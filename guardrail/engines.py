@@ -29,6 +29,7 @@ def is_shipped_model(settings: Settings) -> bool:
 
 
 def _tei(settings: Settings) -> tuple[Classifier, ModelCard]:
+    from guardrail.inference.blend import blended
     from guardrail.inference.card import LabelUse, ModelCard, load_card
     from guardrail.inference.remote import TEI_BATCH, TEI_WINDOW, RemoteClassifier
 
@@ -42,7 +43,8 @@ def _tei(settings: Settings) -> tuple[Classifier, ModelCard]:
         card = ModelCard(id=f"{chosen.url}/predict", title="A classifier at a TEI server", labels=uses)
     else:
         # The server has the weights; thresholds and categories are in the card of the same model here.
-        card = load_card(model_path(chosen.model))
+        folder = model_path(chosen.model)
+        card = load_card(folder)
     client = RemoteClassifier(
         chosen.url,
         tuple(card.labels),
@@ -52,7 +54,7 @@ def _tei(settings: Settings) -> tuple[Classifier, ModelCard]:
         batch=TEI_BATCH,
         key=settings.secrets.classifier_api_key,
     )
-    return client, card
+    return (client if chosen.labels else blended(client, card, folder)), card
 
 
 def _guard_model(settings: Settings) -> tuple[Classifier, ModelCard]:

@@ -87,6 +87,9 @@ def _train(
     console.print(
         f"{len(material.mix)} rows to train on, {len(material.held)} of our own held back, {len(material.dev)} dev rows"
     )
+    if material.left_out:
+        left = ", ".join(f"{source} ({count})" for source, count in sorted(material.left_out.items()))
+        console.print(f"left out, as no [[mix]] names their source: {left}", markup=False)
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),

@@ -36,21 +36,7 @@ class ClassifierDetector:
             raise SettingsError(f"detector {name}: the card names labels {missing} that the classifier does not score")
         self.name = name
         self._classifier = classifier
-        self._own: list[tuple[int, str]] = []
-        self._classes: list[tuple[int, str]] = []
-        self._unsafe: tuple[int, str] | None = None
-        for label, use in uses.items():
-            place = (classifier.labels.index(label), use.category)
-            if use.role == "own":
-                self._own.append(place)
-            elif use.role == "class":
-                self._classes.append(place)
-            elif self._unsafe is None:
-                self._unsafe = place
-            else:
-                raise SettingsError(f'detector {name}: two labels have the role "unsafe"; expected at most one')
-        if self._classes and self._unsafe is None:
-            raise SettingsError(f'detector {name}: labels with the role "class" need one with the role "unsafe"')
+        self._views = {way: _View(name, classifier.labels, uses, way) for way in Direction}
         self._thresholds = {use.category: use.block for use in uses.values()}
         self._flag_thresholds = {use.category: use.flag for use in uses.values()}
         self._strike_thresholds = {use.category: use.strike for use in uses.values()}
@@ -69,7 +55,7 @@ class ClassifierDetector:
         return self._strike_thresholds
 
     def scanner(self, direction: Direction, labels: frozenset[str]) -> WholeScanner | SentenceScanner:
-        return WholeScanner() if direction is Direction.PROMPT else SentenceScanner()
+        return WholeScanner() if direction is Direction.PROMPT else SentenceScanner(AnswerWindow)
 
     async def examine(self, windows: Sequence[Window], priority: Priority) -> list[list[Finding]]:
         """Findings of each window, over its new text. Raises DetectorError's kinds."""
@@ -82,9 +68,52 @@ class ClassifierDetector:
     async def close(self) -> None:
         await self._classifier.close()
 
-    def attribute(self, row: Sequence[float]) -> dict[str, float]:
+    def attribute(self, row: Sequence[float], direction: Direction = Direction.PROMPT) -> dict[str, float]:
         """The categories one text's scores amount to, each with its score: the classes that the `unsafe` score is
         attributed to (its own name where none stands out), and every label that is a finding of its own."""
+        return self._views[direction].attribute(row)
+
+    def _findings(self, window: Window, row: Sequence[float]) -> list[Finding]:
+        end = window.offset + len(window.text)
+        direction = Direction.COMPLETION if isinstance(window, AnswerWindow) else Direction.PROMPT
+        return [
+            Finding(self.name, category, score, window.start, end, window.at)
+            for category, score in self.attribute(row, direction).items()
+        ]
+
+
+class AnswerWindow(Window):
+    """A window of an answer: the labels that speak about answers judge it."""
+
+
+class _View:
+    """The labels that speak about one direction, by what each is for."""
+
+    def __init__(
+        self, detector: str, labels: Sequence[str], uses: Mapping[str, LabelUse], direction: Direction
+    ) -> None:
+        self._own: list[tuple[int, str]] = []
+        self._classes: list[tuple[int, str]] = []
+        self._unsafe: tuple[int, str] | None = None
+        for label, use in uses.items():
+            if use.directions and direction.value not in use.directions:
+                continue
+            place = (labels.index(label), use.category)
+            if use.role == "own":
+                self._own.append(place)
+            elif use.role == "class":
+                self._classes.append(place)
+            elif self._unsafe is None:
+                self._unsafe = place
+            else:
+                raise SettingsError(
+                    f'detector {detector}: two labels have the role "unsafe" for a {direction.value}; '
+                    "expected at most one"
+                )
+        if self._classes and self._unsafe is None:
+            raise SettingsError(f'detector {detector}: labels with the role "class" need one with the role "unsafe"')
+
+    def attribute(self, row: Sequence[float]) -> dict[str, float]:
         found = {category: row[place] for place, category in self._own}
         if self._unsafe is not None:
             place, fallback = self._unsafe
@@ -95,13 +124,6 @@ class ClassifierDetector:
             for category in named or [fallback]:
                 found[category] = max(row[place], found.get(category, 0.0))
         return found
-
-    def _findings(self, window: Window, row: Sequence[float]) -> list[Finding]:
-        end = window.offset + len(window.text)
-        return [
-            Finding(self.name, category, score, window.start, end, window.at)
-            for category, score in self.attribute(row).items()
-        ]
 
 
 class WholeScanner:
@@ -134,9 +156,10 @@ class SentenceScanner:
     go along as context. Each character is thus scored a bounded number of times: cost is linear in the length.
     """
 
-    __slots__ = ("_ends", "_offset", "_seen", "_start", "_text")
+    __slots__ = ("_ends", "_offset", "_seen", "_start", "_text", "_window")
 
-    def __init__(self) -> None:
+    def __init__(self, window: type[Window] = Window) -> None:
+        self._window = window
         self._text = ""  # from `_offset` on: context and what is new
         self._offset = 0
         self._start = 0  # where the new text begins
@@ -168,7 +191,7 @@ class SentenceScanner:
         return here.isspace() and self._text[position - 1 - self._offset] in _ENDS_BEFORE_SPACE
 
     def _cut(self, end: int, at: int) -> Window:
-        window = Window(self._text[: end - self._offset], self._offset, self._start, at)
+        window = self._window(self._text[: end - self._offset], self._offset, self._start, at)
         self._ends.append(end)
         self._start = end
         begin = max(0, end - CONTEXT)

@@ -19,12 +19,21 @@ Score = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Role = Literal["unsafe", "class", "own"]
 
 
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a label's score is made of the encoder's log-odds and the n-gram scorer's (`guardrail.inference.blend`)."""
+
+    scale: float = 1.0
+    ngrams: float = 0.0
+    bias: float = 0.0
+
+
 class LabelUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one label of the model is for, and from which score it counts.
 
     `role`: `unsafe` is the one number that says whether a text is harmful; a `class` names the kind of
     harm and carries no threshold of its own kind; `own` is a finding with its own score. `category` is the word
-    rules use. `flag` is the loose threshold, `block` the shipped one, `strike` the strict one.
+    rules use. `flag` is the loose threshold, `block` the shipped one, `strike` the strict one. `directions` are those
+    the label speaks about, prompt or completion; empty: both.
     """
 
     category: str
@@ -32,6 +41,8 @@ class LabelUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flag: Score = 0.5
     block: Score = 0.5
     strike: Score = 0.9
+    directions: tuple[Literal["prompt", "completion"], ...] = ()
+    calibration: Calibration | None = None
 
 
 class Backbone(msgspec.Struct, frozen=True):

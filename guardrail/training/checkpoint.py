@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Checkpoint:
         self.step = 0
         self.loss = 0.0
         self.dev: list[float] = []
+        self.average: dict[str, Tensor] = {}
         self.best: dict[str, Tensor] = {}
         self.best_epoch = -1
         self.finished = False
@@ -54,6 +56,7 @@ class Checkpoint:
         torch.set_rng_state(saved["dice"])
         self.step, self.loss, self.dev = saved["step"], saved["loss"], saved["dev"]
         self.best, self.best_epoch, self.finished = saved["best"], saved["best_epoch"], saved["finished"]
+        self.average = saved["average"]
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +71,7 @@ class Checkpoint:
                 "step": self.step,
                 "loss": self.loss,
                 "dev": self.dev,
+                "average": self.average,
                 "best": self.best,
                 "best_epoch": self.best_epoch,
                 "finished": self.finished,
@@ -75,6 +79,28 @@ class Checkpoint:
             partial,
         )
         os.replace(partial, self.path)
+
+    def follow(self, decay: float) -> None:
+        """Let the running average of the weights follow the last step; it forgets quicker while it is young."""
+        decay = min(decay, (self.step + 1) / (self.step + 10))
+        trained = self._trained()
+        if not self.average:
+            self.average = {name: p.clone() for name, p in trained.items()}
+        for name, p in trained.items():
+            self.average[name].lerp_(p, 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model with the averaged weights for a while."""
+        trained = self._trained()
+        live = {name: p.clone() for name, p in trained.items()}
+        for name, p in trained.items():
+            p.copy_(self.average.get(name, p))
+        try:
+            yield
+        finally:
+            for name, p in trained.items():
+                p.copy_(live[name])
 
     def end_epoch(self, metric: float, patience: int) -> None:
         self.dev.append(metric)

@@ -72,6 +72,12 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     balance_classes: bool = False
     """Teach the class heads which harm an unsafe text is, rare ones as much as common ones: a last, short stage that
     starts from a finished model (`--backbone`), whose heads it keeps."""
+    twin_weight: Annotated[float, msgspec.Meta(ge=0.0)] = 0.5
+    """How much it counts that an unsafe text scores higher than its safe twin, beside each row's own loss."""
+    averaging: Share = 0.998
+    """What the running average of the weights keeps at each step; 0 takes the last step's."""
+    augment: Share = 0.0
+    """Hard variants of rows (`guardrail.training.augment`) added to the mix, as a share of it."""
     patience: Positive = 2
     checkpoint_steps: Positive = 200
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -98,12 +98,22 @@ class ClassifierScorer:
 
     def __init__(self, classifier: Classifier, card: ModelCard) -> None:
         self._classifier = classifier
-        self._places = [classifier.labels.index(label) for label in card.harm_labels]
+        self._places = {
+            way: [
+                classifier.labels.index(label)
+                for label in card.harm_labels
+                if way in (card.labels[label].directions or (way,))
+            ]
+            for way in Direction
+        }
         self.threshold: float = card.labels[card.harm_labels[0]].block
 
     async def score(self, texts: Sequence[str], directions: Sequence[Direction]) -> list[float]:
         rows = await self._classifier.score(texts, Priority.OFFLINE)
-        return [max(row[place] for place in self._places) for row in rows]
+        return [
+            max((row[place] for place in self._places[way]), default=0.0)
+            for row, way in zip(rows, directions, strict=True)
+        ]
 
     async def start(self) -> None:
         await self._classifier.start()

@@ -8,22 +8,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import tomli_w
 import torch
 
 from guardrail.errors import SettingsError
-from guardrail.inference.card import CARD, file_sha256
+from guardrail.inference.card import CARD, Calibration, file_sha256
+from guardrail.inference.ngrams import FILE as NGRAMS
 from guardrail.training.config import TrainConfig
 from guardrail.training.metrics import auroc, threshold_at
 from guardrail.training.rows import Row
-from guardrail.training.targets import CLASSES, JAILBREAK, LABELS, POLITICAL, UNSAFE
+from guardrail.training.targets import ANSWER, CLASSES, JAILBREAK, LABELS, POLITICAL, UNSAFE
 
-HARM = (UNSAFE, POLITICAL)
+HARM = (UNSAFE, ANSWER, POLITICAL)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 # Shares of `false_positive_rate`: a flag may be wrong more often than a block, a strike hardly ever.
 FLAG_FACTOR, STRIKE_FACTOR, OWN_FACTOR = 2.5, 0.25, 0.5
 # What has a head of its own is rare: safe text hardly scores there, and the quantile alone would be reckless.
 OWN_FLOOR = (0.3, 0.5, 0.8)
+
+
+def harm_places(kind: str) -> list[int]:
+    """The places in LABELS whose highest score is the harm score of a row of this kind."""
+    return [LABELS.index(ANSWER if kind == "response" else UNSAFE), LABELS.index(POLITICAL)]
 
 
 class Thresholds(NamedTuple):
@@ -67,9 +74,9 @@ def choose_thresholds(rows: Sequence[Row], scores: Sequence[Sequence[float]], ra
             default=0.5,
         )
 
-    harm = [LABELS.index(name) for name in HARM]
+    harm = harm_places("prompt")
     unsafe = Thresholds(at(harm, rate * FLAG_FACTOR), at(harm, rate), at(harm, rate * STRIKE_FACTOR))
-    chosen = dict.fromkeys((UNSAFE, *CLASSES), unsafe)
+    chosen = dict.fromkeys((UNSAFE, ANSWER, *CLASSES), unsafe)
     for name in (POLITICAL, JAILBREAK):
         place = [LABELS.index(name)]
         shares = (rate, rate * OWN_FACTOR, rate * STRIKE_FACTOR)
@@ -80,11 +87,11 @@ def choose_thresholds(rows: Sequence[Row], scores: Sequence[Sequence[float]], ra
 
 def cell_metrics(rows: Sequence[Row], scores: Sequence[Sequence[float]], least: int = 15) -> dict[str, float]:
     """AUROC of the harm score by "language/kind", for cells with at least `least` rows of each label."""
-    places = [LABELS.index(name) for name in HARM]
     cells: dict[str, list[tuple[bool, float]]] = defaultdict(list)
     for row, score in zip(rows, scores, strict=True):
         if row.label != "borderline":
-            cells[f"{row.lang}/{row.kind}"].append((row.label == "unsafe", max(score[p] for p in places)))
+            harm = max(score[place] for place in harm_places(row.kind))
+            cells[f"{row.lang}/{row.kind}"].append((row.label == "unsafe", harm))
     result = {}
     for name, pairs in sorted(cells.items()):
         positives = sum(label for label, _ in pairs)
@@ -99,15 +106,19 @@ def write_card(
     config: TrainConfig,
     rows: Sequence[Row],
     thresholds: Mapping[str, Thresholds],
+    calibrations: Mapping[str, Calibration],
     metrics: Mapping[str, Any],
     training: Mapping[str, Any],
 ) -> None:
     """Write `model.toml`: what the model is, its labels' thresholds, its data, and the digest of every loaded file."""
-    roles = {UNSAFE: "unsafe", POLITICAL: "own", JAILBREAK: "own"}
+    roles = {UNSAFE: "unsafe", ANSWER: "unsafe", POLITICAL: "own", JAILBREAK: "own"}
+    sides = {UNSAFE: ["prompt"], ANSWER: ["completion"]}
     licences: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         licences[row.source][row.license or config.licenses.get(row.source, "not stated")] += 1
-    files = [path for path in sorted(output.iterdir()) if path.suffix in (".json", ".safetensors")]
+    files = [
+        path for path in sorted(output.iterdir()) if path.suffix in (".json", ".safetensors") or path.name == NGRAMS
+    ]
     card = {
         "id": config.model.id,
         "title": config.model.title,
@@ -122,7 +133,14 @@ def write_card(
             "license": config.model.backbone.license,
         },
         "labels": {
-            name: {"category": name, "role": roles.get(name, "class"), **thresholds[name]._asdict()} for name in LABELS
+            name: {
+                "category": UNSAFE if name == ANSWER else name,
+                "role": roles.get(name, "class"),
+                **thresholds[name]._asdict(),
+                **({"directions": sides[name]} if name in sides else {}),
+                **({"calibration": msgspec.to_builtins(calibrations[name])} if name in calibrations else {}),
+            }
+            for name in LABELS
         },
         "metrics": dict(metrics),
         "training": dict(training),

@@ -5,18 +5,23 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from guardrail.errors import SettingsError
+from guardrail.inference.blend import columns, mix
 from guardrail.inference.tokens import TokenEncoder
+from guardrail.training.augment import augment
+from guardrail.training.calibrate import calibrate
 from guardrail.training.config import TrainConfig
 from guardrail.training.export import cell_metrics, choose_thresholds, write_card, write_weights
 from guardrail.training.finetune import Progress, finetune, score_texts
+from guardrail.training.ngrams import fit_ngrams
 from guardrail.training.rows import Row, draw_mix, read_rows, split_holdout
+from guardrail.training.targets import ANSWER, LABELS, POLITICAL, UNSAFE
 
 
 class Result(NamedTuple):
@@ -28,11 +33,17 @@ class Result(NamedTuple):
 
 
 class Material(NamedTuple):
-    """The rows of a run: what trains, what of our own is held back, and the dev rows."""
+    """The rows of a run: what trains, what of our own is held back, the dev rows, and how many rows of which source
+    no quota took."""
 
     mix: list[Row]
     held: list[Row]
     dev: list[Row]
+    left_out: Mapping[str, int] = {}
+
+
+BLENDED = (UNSAFE, ANSWER, POLITICAL)
+"""The labels that the n-gram scorer scores too."""
 
 
 def gather(config: TrainConfig, data: Sequence[Path], dev: Sequence[Path]) -> Material:
@@ -46,7 +57,11 @@ def gather(config: TrainConfig, data: Sequence[Path], dev: Sequence[Path]) -> Ma
         raise SettingsError(f"the mix names {absent}, which no --data file holds; the files hold {sorted(sources)}")
     if {row.label for row in mix} < {"safe", "unsafe"}:
         raise SettingsError("the mix holds rows of one label only; expected safe and unsafe ones")
-    return Material(mix, held, [row for path in dev for row in read_rows(path)])
+    named = {quota.source for quota in config.mix}
+    left_out = Counter(row.source for row in kept if row.source not in named)
+    if config.augment:
+        mix = augment(mix, config.augment, config.seed, [row for row in mix if row.label == "safe"])
+    return Material(mix, held, [row for path in dev for row in read_rows(path)], left_out)
 
 
 def train(
@@ -85,10 +100,19 @@ def train(
     write_weights(outcome.model, backbone, output)
     # Measured as shipped: on the weights rounded to fp16.
     model = outcome.model.to(torch.float32)
+    ngrams = fit_ngrams(material.mix, BLENDED, seed=config.seed)
+    ngrams.save(output)
     metrics: dict[str, Any] = {"dev_auroc_by_epoch": [round(value, 4) for value in outcome.epochs]}
-    scored: dict[str, list[list[float]]] = {}
+    raw = score_texts(model, encoder, [row.text for row in judged], overlap)
+    spelt = ngrams.score([row.text for row in judged])
+    calibrations = calibrate(judged, raw, spelt, ngrams.labels)
+    made = columns(LABELS, calibrations, ngrams)
+    scored: dict[str, list[tuple[float, ...]]] = {}
     for name, rows in (("held_back", material.held), ("dev", material.dev)):
-        scored[name] = score_texts(model, encoder, [row.text for row in rows], overlap)
+        texts = [row.text for row in rows]
+        odds = ngrams.score(texts).tolist()
+        found = score_texts(model, encoder, texts, overlap)
+        scored[name] = [mix(row, z, made) for row, z in zip(found, odds, strict=True)]
         metrics[name] = {"rows": len(rows), "auroc": cell_metrics(rows, scored[name])}
     # Thresholds come from dev, which is nearer to traffic; our own held-back rows are all hard ones.
     basis = "dev" if material.dev else "held_back"
@@ -103,6 +127,6 @@ def train(
         "false_positive_rate": config.false_positive_rate,
         "thresholds_from": basis,
     }
-    write_card(output, config, material.mix, thresholds, metrics, training)
+    write_card(output, config, material.mix, thresholds, calibrations, metrics, training)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return Result(len(material.mix), outcome.epochs, metrics)

@@ -13,10 +13,19 @@ from typer.testing import CliRunner
 from guardrail.errors import SettingsError
 from guardrail.inference.card import load_card
 from guardrail.inference.engine import load_classifier
+from guardrail.inference.tokens import TokenEncoder
 from guardrail.training import run
 from guardrail.training.config import Backbone, Model, Quota, TrainConfig
 from guardrail.training.export import choose_thresholds
-from guardrail.training.finetune import Progress, balance, finetune, load_backbone, plan_batches
+from guardrail.training.finetune import (
+    Progress,
+    balance,
+    finetune,
+    load_backbone,
+    plan_batches,
+    score_texts,
+    twin_pairs,
+)
 from guardrail.training.rows import Row
 from guardrail.training.targets import LABELS, targets
 from tests.inference.tiny import write_model
@@ -95,6 +104,46 @@ def test_another_seed_gives_other_weights_and_frozen_parts_stay(backbone: Path, 
     for name, value in weights(first.model).items():
         if "embeddings" in name or "layer.0." in name:
             assert torch.equal(value, start[name]), name
+
+
+def test_twins_stand_side_by_side_and_every_row_comes_once() -> None:
+    lengths = [dice.randint(3, 60) for dice in [random.Random(2)] for _ in range(203)]
+    keys = [f"p{i // 2}" if i < 80 else "" for i in range(203)]
+    batches = plan_batches(lengths, 8, random.Random(1), keys)
+    order = [i for batch in batches for i in batch]
+    assert sorted(order) == list(range(203))
+    assert sorted(map(len, batches))[:2] == [3, 8]
+    together = sum(any({i, i + 1} <= set(batch) for batch in batches) for i in range(0, 80, 2))
+    assert together >= 32  # a batch's end may part a pair
+
+
+def test_pairs_are_an_unsafe_row_with_each_safe_twin_and_political_ones_push_nothing() -> None:
+    rows = [
+        Row("a", "unsafe", cls="hate", source="s", pair="1"),
+        Row("b", "safe", source="s", pair="1"),
+        Row("c", "safe", source="other", pair="1"),
+        Row("d", "safe", source="s", pair="1"),
+        Row("e", "unsafe", cls="political", source="s", pair="2"),
+        Row("f", "safe", source="s", pair="2"),
+        Row("g", "unsafe", source="s"),
+    ]
+    assert twin_pairs(rows, [6, 3, 0, 1, 2, 4, 5]) == [(2, 1), (2, 3)]
+
+
+def test_twins_are_pushed_apart(backbone: Path, tmp_path: Path) -> None:
+    words = ["today", "nice", "word", "up", "make", "cake", "weather", "bake"]
+    rows = []
+    for i, (one, other) in enumerate([(a, b) for a in words for b in words if a != b]):
+        rows.append(Row(f"{one} fool {other}", "unsafe", "en", "prompt", "insult", source="own", pair=str(i)))
+        rows.append(Row(f"{one} bomb {other}", "safe", "en", "prompt", "safe", source="own", pair=str(i)))
+    gaps = []
+    for weight in (0.0, 5.0):
+        outcome = finetune(config(epochs=1, twin_weight=weight), rows, backbone, tmp_path / f"twins{weight}")
+        assert outcome is not None
+        encoder = TokenEncoder.load(backbone, 16)
+        scores = [row[0] for row in score_texts(outcome.model, encoder, [row.text for row in rows], 4)]
+        gaps.append(sum(bad - good for bad, good in zip(scores[::2], scores[1::2], strict=True)) / len(rows))
+    assert gaps[1] > gaps[0]
 
 
 def test_the_best_epoch_wins_and_patience_ends_the_run(backbone: Path, tmp_path: Path) -> None:
@@ -177,7 +226,7 @@ async def test_a_run_learns_and_writes_a_folder_that_both_can_load(backbone: Pat
     assert card.labels["unsafe"].flag <= card.labels["unsafe"].block <= card.labels["unsafe"].strike
     assert card.labels["hate"].block == card.labels["unsafe"].block
     assert {source.name: source.license for source in card.data} == {"own": "Apache-2.0", "other": "MIT"}
-    assert {entry.name for entry in card.file} == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {entry.name for entry in card.file} == {"config.json", "model.safetensors", "ngrams.npz", "tokenizer.json"}
 
     engine, _ = load_classifier(output, device="cpu")
     await engine.start()
