@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NEEDED = ("onnxruntime", "onnx", "onnxscript")
 """What guardrail[onnx] installs."""
 
-RECIPE = 1
+RECIPE = 2
 """Raised whenever the file that is written for the same weights changes."""
 
 FILE, DIGEST = "model.onnx", "made.json"

@@ -12,6 +12,7 @@ import torch
 
 from guardrail.errors import DetectorError, SettingsError
 from guardrail.inference.card import ModelCard
+from guardrail.inference.lastlayer import shorten
 from guardrail.inference.shapes import Shape, ShapeRunner, fill
 
 GPU_TOKENS = 16_384
@@ -85,12 +86,7 @@ class TorchScorer:
 
     def sample(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and a mask [2, n], one row partly padding, to try the model with."""
-        length = min(17, int(self._model.config.max_position_embeddings) - 2)
-        ids = torch.arange(2 * length).reshape(2, length) % self._model.config.vocab_size
-        mask = torch.ones_like(ids)
-        mask[1, length // 2 :] = 0
-        ids[1, length // 2 :] = self.pad
-        return ids, mask
+        return sample(self._model.config)
 
     @contextmanager
     def exportable(self) -> Iterator[torch.nn.Module]:
@@ -197,6 +193,8 @@ def load_scorer(
         raise SettingsError(f"{folder}: the card names labels {unknown} that the model has not; it has {sorted(own)}")
     model.eval()
     model.to(target)
+    ids, mask = sample(model.config)
+    shorten(model, ids.to(target), mask.to(target))
     return TorchScorer(
         model,
         tuple(card.labels),
@@ -205,6 +203,16 @@ def load_scorer(
         budget=budget or GPU_TOKENS,
         on_split=on_split,
     )
+
+
+def sample(config: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and a mask [2, n], one row partly padding, to try a model with."""
+    length = min(17, int(getattr(config, "max_position_embeddings", 512)) - 2)
+    ids = torch.arange(2 * length).reshape(2, length) % config.vocab_size
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 :] = 0
+    ids[1, length // 2 :] = config.pad_token_id or 0
+    return ids, mask
 
 
 def find_device(name: str) -> torch.device:
