@@ -39,13 +39,13 @@ from sklearn.linear_model import LogisticRegression
 
 from guardrail.errors import SettingsError
 from guardrail.inference.tokens import TokenEncoder
-from guardrail.training.augment import augment
 from guardrail.training.config import TrainConfig, load_config
 from guardrail.training.export import harm_places
 from guardrail.training.finetune import finetune, frozen_states, score_texts
 from guardrail.training.metrics import auroc
 from guardrail.training.ngrams import fit_ngrams
 from guardrail.training.rows import Row, draw_mix, read_objects, read_rows
+from guardrail.training.run import with_variants
 from guardrail.training.targets import ANSWER, POLITICAL, UNSAFE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,6 +91,7 @@ def main() -> int:
         config = msgspec.structs.replace(
             load_config(options.config), max_rows=options.rows, epochs=options.epochs, schedule_epochs=options.epochs
         )
+        config = msgspec.structs.replace(config, frozen_layers=max(config.frozen_layers, options.frozen))
         rows, topics = read(options.data, options.corpus, config)
     except SettingsError as error:
         print(error, file=sys.stderr)
@@ -126,6 +127,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rows", type=int, default=18_000, help="most rows a fold is trained on (default 18,000)")
     parser.add_argument("--epochs", type=int, default=1, help="epochs a fold is trained for (default 1)")
+    parser.add_argument("--frozen", type=int, default=3, help="at least so many layers are left alone (default 3)")
     parser.add_argument("--folds", default=",".join(map(str, range(len(FOLDS)))), help="which folds (default all)")
     parser.add_argument("--most", type=int, default=300, help="rows of each label a source is tested with")
     parser.add_argument("--json", type=Path)
@@ -160,14 +162,9 @@ def training_rows(config: TrainConfig, rows: Sequence[Row], topics: dict[str, st
         for row in rows
         if row.source not in (*FOLDS[fold], *NEVER_TRAINED, *BENIGN)
         and not (row.source in OWN and part(row, topics) == fold)
-        and (row.source in OWN or "permissive" in config.where.get("lic", "permissive"))
     ]
     mix = draw_mix(kept, config.mix, config.max_rows, config.seed)
-    return (
-        augment(mix, config.augment, config.seed, [row for row in mix if row.label == "safe"])
-        if config.augment
-        else mix
-    )
+    return with_variants(mix, config) if config.augment else mix
 
 
 def tests(rows: Sequence[Row], topics: dict[str, str], fold: int, most: int) -> list[tuple[str, str, str, list[Row]]]:

@@ -14,7 +14,7 @@ import torch
 from guardrail.errors import SettingsError
 from guardrail.inference.blend import columns, mix
 from guardrail.inference.tokens import TokenEncoder
-from guardrail.training.augment import augment
+from guardrail.training.augment import TRICKS, augment
 from guardrail.training.calibrate import calibrate
 from guardrail.training.config import TrainConfig
 from guardrail.training.export import cell_metrics, choose_thresholds, write_card, write_weights
@@ -60,8 +60,15 @@ def gather(config: TrainConfig, data: Sequence[Path], dev: Sequence[Path]) -> Ma
     named = {quota.source for quota in config.mix}
     left_out = Counter(row.source for row in kept if row.source not in named)
     if config.augment:
-        mix = augment(mix, config.augment, config.seed, [row for row in mix if row.label == "safe"])
+        mix = with_variants(mix, config)
     return Material(mix, held, [row for path in dev for row in read_rows(path)], left_out)
+
+
+def with_variants(mix: Sequence[Row], config: TrainConfig) -> list[Row]:
+    """The mix and `config.augment` of hard variants. Base64 is none of them: an encoder cannot read it, and would learn
+    that a label hangs on letters that say nothing."""
+    tricks = [name for name in (*TRICKS, "context") if name != "base64"]
+    return augment(mix, config.augment, config.seed, [row for row in mix if row.label == "safe"], tricks=tricks)
 
 
 def train(
