@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import operator
 import os
 import statistics
 import time
@@ -35,6 +36,7 @@ from guardrail.protocols import Priority
 from guardrail.resources import model_path
 
 AT_ONCE = 32
+SPANS = 40
 PEAKS = {  # dense bf16 operations and bytes of memory a second, of the makers' data sheets
     "H200": (989e12, 4.8e12),
     "H100": (989e12, 3.35e12),
@@ -161,7 +163,7 @@ def floors(tokens_per_second: float, engine: BatchingClassifier, batch_tokens: i
     print(f"  {name}: {arithmetic:.1%} of the arithmetic floor, {memory:.1%} of the memory floor")
 
 
-async def stream(detector: ClassifierDetector, text: str, texts: Texts) -> tuple[float, list[Any]]:
+async def stream(detector: ClassifierDetector, text: str) -> tuple[float, list[Any]]:
     """Seconds for an answer that arrives a few characters at a time, and all findings over their thresholds."""
     labels = frozenset(detector.thresholds)
     scanner = detector.scanner(Direction.COMPLETION, labels)
@@ -183,21 +185,25 @@ async def streams(engine: BatchingClassifier, card: ModelCard, texts: Texts, rou
         per_token = []
         for tokens in (500, 4_000):
             answers = [texts.of(tokens) for _ in range(8 if tokens == 500 else 1)]
-            seconds = [(await stream(detector, answer, texts))[0] for answer in answers]
+            seconds = [(await stream(detector, answer))[0] for answer in answers]
             per_token.append(sum(seconds) / len(answers) / tokens)
         ratios.append(per_token[1] / per_token[0])
     print(f"\nA streamed answer of 4,000 tokens to one of 500, cost of a token ({load()})")
     print(f"  {statistics.median(ratios):.2f} (rounds {', '.join(f'{ratio:.2f}' for ratio in ratios)})")
-    spans = texts.unsafe(24)
-    caught = {}
-    for at in (100, 3_900):
-        hits = 0
-        for span in spans:
-            before = texts.of(at) + "。\n"
-            _, found = await stream(detector, f"{before}{span}\n{texts.of(60)}", texts)
-            hits += any(item.start < len(before) + len(span) and item.end > len(before) for item in found)
-        caught[at] = hits
-    print(f"  of {len(spans)} unsafe spans found at token 100: {caught[100]}, at token 3,900: {caught[3_900]}")
+    spans = texts.unsafe(SPANS)
+    caught: dict[int, list[bool]] = {100: [], 3_900: []}
+    for span in spans:
+        near, after = texts.of(95), texts.of(60)  # the same neighbours at both places
+        for at, hits in caught.items():
+            before = f"{texts.of(at - 100)}\n{near}。\n" if at > 100 else f"{near}。\n"
+            _, found = await stream(detector, f"{before}{span}\n{after}")
+            hits.append(any(item.start < len(before) + len(span) and item.end > len(before) for item in found))
+    alike = sum(map(operator.eq, *caught.values()))
+    print(
+        f"  of {len(spans)} unsafe spans found at token 100: {sum(caught[100])}, at 3,900: {sum(caught[3_900])}; ",
+        end="",
+    )
+    print(f"the same answer at both: {alike}")
 
 
 def read_labelled(path: Path) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ class Texts:
             for line in path.read_text(encoding="utf-8").splitlines()
         ]
         self._safe = [row["text"] for row in rows if row["label"] == "safe"]
-        self._unsafe = [row["text"] for row in rows if row["label"] == "unsafe"]
+        self._unsafe = [row["text"] for row in rows if row["label"] == "unsafe" and row["kind"] == "response"]
 
     def tokens(self, text: str) -> int:
         """Tokens of a text without special ones."""
@@ -42,7 +42,7 @@ class Texts:
         span = math.log(high) - math.log(low)
         return [self.of(round(low * math.exp(self._dice.random() * span))) for _ in range(count)]
 
-    def unsafe(self, count: int, *, shortest: int = 40, longest: int = 200) -> list[str]:
-        """Distinct unsafe rows of so many characters."""
+    def unsafe(self, count: int, *, shortest: int = 40, longest: int = 400) -> list[str]:
+        """Distinct unsafe answers of so many characters."""
         fitting = [text for text in self._unsafe if shortest <= len(text) <= longest]
         return self._dice.sample(fitting, min(count, len(fitting)))

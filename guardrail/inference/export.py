@@ -73,13 +73,12 @@ def exported(
     `scorer` gives the loaded model and is called only when it has to be made, which takes 10 seconds or so. Raises
     Unsupported, or SettingsError naming the place when it cannot be written.
     """
+    bits = weight_bits() if bits is None else bits
+    home, source = _home(folder, card, cache, bits)
+    if (found := kept(folder, card, cache, bits=bits)) is not None:
+        return found
     if lacking := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise Missing(f"{', '.join(lacking)} not installed; guardrail[onnx] brings what is needed")
-    bits = weight_bits() if bits is None else bits
-    source = _source(folder, card, bits)
-    home = cache / f"{card.id}-{source[:16]}"
-    if (found := _whole(home, source)) is not None:
-        return found
     _log.info("classifier: converting %s to int8 once; it is kept in %s", card.id, home)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -109,6 +108,13 @@ def exported(
     return home / FILE, made
 
 
+def kept(folder: Path, card: ModelCard, cache: Path, *, bits: int | None = None) -> tuple[Path, Made] | None:
+    """The int8 file if it is there whole and onnxruntime is installed to run it."""
+    if importlib.util.find_spec(NEEDED[0]) is None:
+        return None
+    return _whole(*_home(folder, card, cache, weight_bits() if bits is None else bits))
+
+
 def weight_bits() -> int:
     """Bits of a weight for this processor: 8, but 7 on x86 without VNNI, where sums of two products overflow."""
     try:
@@ -118,14 +124,15 @@ def weight_bits() -> int:
     return 7 if "avx2" in flags and "avx512_vnni" not in flags and "avx_vnni" not in flags else 8
 
 
-def _source(folder: Path, card: ModelCard, bits: int) -> str:
-    """A digest of all that decides what is written."""
+def _home(folder: Path, card: ModelCard, cache: Path, bits: int) -> tuple[Path, str]:
+    """Where a folder's file is kept, and a digest of all that decides what is written there."""
     known = {entry.name: entry.sha256 for entry in card.file}
     parts = [f"recipe={RECIPE}", f"bits={bits}"]
     for path in sorted(folder.iterdir()):
         if path.name == "config.json" or path.suffix in (".safetensors", ".bin"):
             parts.append(f"{path.name}={known.get(path.name) or file_sha256(path)}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    source = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return cache / f"{card.id}-{source[:16]}", source
 
 
 def _whole(home: Path, source: str) -> tuple[Path, Made] | None:

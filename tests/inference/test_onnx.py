@@ -7,6 +7,8 @@ import logging
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -194,6 +196,7 @@ def test_the_quicker_one_serves_and_the_log_says_so_once(
     runtime: type,
 ) -> None:
     small(folder, cache)
+    monkeypatch.setattr(engine, "kept", lambda *_: None)  # nothing was measured before
     caplog.set_level(logging.INFO, "guardrail.inference")
     monkeypatch.setattr(engine, "seconds", lambda scorer, _: onnx_seconds if isinstance(scorer, OnnxScorer) else 2.0)
     served, _ = load_classifier(folder, runtime="auto", cache=cache, device="cpu", threads=1)
@@ -201,10 +204,34 @@ def test_the_quicker_one_serves_and_the_log_says_so_once(
     assert caplog.text.count("serves it with 1 thread(s)") == 1
 
 
+def test_what_was_measured_here_is_not_measured_again_and_torch_stays_away(
+    folder: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_GPU_SIGNS", ())
+    monkeypatch.setattr(engine, "seconds", lambda scorer, _: 1.0 if isinstance(scorer, OnnxScorer) else 2.0)
+    load_classifier(folder, runtime="auto", cache=cache, device="cpu", threads=1)
+    code = (
+        "import sys; from pathlib import Path; from guardrail.inference import engine; engine._GPU_SIGNS = ()\n"
+        "made, _ = engine.load_classifier(Path(sys.argv[1]), runtime='auto', cache=Path(sys.argv[2]), threads=1)\n"
+        "print(type(made._scorer).__name__, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(cache)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "OnnxScorer False False\n"
+
+    caplog.set_level(logging.INFO, "guardrail.inference")
+    load_classifier(folder, runtime="auto", cache=cache, device="cpu", threads=2)  # another number of threads
+    assert "ms for" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(engine, "_GPU_SIGNS", (str(folder),))
+    load_classifier(folder, runtime="auto", cache=cache, device="auto", threads=2)  # a GPU may be here
+    assert "when that was measured" not in caplog.text
+
+
 def test_int8_that_is_far_off_does_not_serve(
     folder: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small(folder, cache)
+    monkeypatch.setattr(engine, "kept", lambda *_: None)  # nothing was measured before
     monkeypatch.setattr(OnnxScorer, "score", lambda self, batch: [(0.9,) * len(LABELS)] * len(batch))
     served, _ = load_classifier(folder, runtime="auto", cache=cache, device="cpu")
     assert isinstance(served._scorer, TorchScorer)
