@@ -399,7 +399,7 @@ def load_engine(settings: Settings, metrics: Metrics) -> tuple[Classifier, Model
         label_map=chosen.labels or None,
         threshold=chosen.threshold,
         runtime=chosen.runtime,
-        cache=Path(chosen.cache_dir).expanduser() if chosen.cache_dir else None,
+        cache=Path(chosen.onnx_dir).expanduser() if chosen.onnx_dir else None,
         device=chosen.device,
         threads=chosen.threads or spare_threads(settings.server.workers),
         queue=chosen.queue,

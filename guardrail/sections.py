@@ -248,15 +248,14 @@ class ClassifierSettings(Section, frozen=True):
     runtime: Annotated[
         Literal["auto", "torch", "onnx"],
         says(
-            "On a CPU: torch serves the weights as they are, onnx (with guardrail[onnx]) an int8 form of them that is "
-            "made at the first start; auto takes the quicker one here."
+            "On a CPU: torch (the weights as they are), onnx (int8, made at the first start), or the quicker of the two."
         ),
     ] = "auto"
-    cache_dir: Annotated[
+    onnx_dir: Annotated[
         str, says("Where the int8 form is kept; empty: guardrail in the user's cache folder (XDG_CACHE_HOME).")
     ] = ""
     threads: Annotated[
-        int, says("CPU threads; 0: the cores that the proxies leave (cores less workers), at least 1.", ge=0, le=1024)
+        int, says("CPU threads; 0: cores less workers, so that proxies have theirs; 1 at least.", ge=0, le=1024)
     ] = 0
     batch_tokens: Annotated[int, says("Most tokens in one batch, padding included.", ge=128, le=1 << 20)] = 8192
     queue: Annotated[int, says("Most texts that may wait; more are refused at once.", ge=1, le=1 << 20)] = 1024

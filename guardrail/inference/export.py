@@ -189,5 +189,5 @@ def _quantise(source: Path, target: Path, bits: int) -> None:
 def _unwritable(home: Path, error: OSError) -> SettingsError:
     return SettingsError(
         f"{home}: {error.strerror or error}; expected a folder in which the converted classifier can be kept "
-        f'([classifier] cache_dir), or [classifier] runtime = "torch"'
+        f'([classifier] onnx_dir), or [classifier] runtime = "torch"'
     )

@@ -149,7 +149,7 @@ def test_a_cache_that_cannot_be_written_is_named_and_torch_serves(
 ) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    with pytest.raises(SettingsError, match=r"file.*expected a folder.*cache_dir.*torch"):
+    with pytest.raises(SettingsError, match=r"file.*expected a folder.*onnx_dir.*torch"):
         load_classifier(folder, runtime="onnx", cache=blocked, device="cpu")
     served, _ = load_classifier(folder, runtime="auto", cache=blocked, device="cpu")
     assert isinstance(served._scorer, TorchScorer)
