@@ -13,7 +13,7 @@ from guardrail.core.findings import Finding
 from guardrail.core.frontier import Scan, Scanner, Window
 from guardrail.core.incidents import Decision, Incident
 from guardrail.core.sanctions import Standing, Step
-from guardrail.core.surface import Ending, Event, Notice, Prompt
+from guardrail.core.surface import Ending, Event, Framing, Notice, Prompt
 
 __all__ = [
     "Classifier",
@@ -21,6 +21,7 @@ __all__ = [
     "CodeEye",
     "Detector",
     "Dialect",
+    "Framed",
     "Identifier",
     "Labeller",
     "Priority",
@@ -131,6 +132,13 @@ class Dialect(Protocol):
     def answer(self, prompt: Prompt, text: str, reason: str, ident: str, member: bytes) -> bytes: ...
     def error(self, notice: Notice) -> bytes: ...
     def stream_error(self, notice: Notice) -> bytes: ...
+
+
+@runtime_checkable
+class Framed(Protocol):
+    """What a `Dialect` may have besides: how its streams are cut into events, where these are not server-sent."""
+
+    framing: Framing
 
 
 class CodeEye(Protocol):

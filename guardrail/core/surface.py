@@ -5,14 +5,37 @@ A dialect (in `wire/`) turns bytes into these and back; nothing here knows a wir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 from guardrail.core.content import Content, Path
 
 Lane = tuple[str | int, ...]
 """Names one text of an answer, e.g. `(0, "content")` or `(1, "tool_calls", 0, "arguments")`; its first item is the
 choice. The deltas of one lane, joined, are one text."""
+
+
+class Splitter(Protocol):
+    """Cuts the bytes of one stream into whole events, byte for byte, however they arrive."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take the next bytes; the events that are whole now, each with what ends it."""
+
+    def finish(self) -> bytes:
+        """The stream has ended: what was left without its end, closed; empty if nothing was."""
+
+
+class Framing(NamedTuple):
+    """How a surface cuts its streams into events.
+
+    `media` are the media types that say a body is framed so (lower case, bare); `content_type` is what we say
+    ourselves. `keepalive` is what may be sent between events and means nothing; empty where there is no such thing.
+    """
+
+    media: frozenset[bytes]
+    content_type: bytes
+    splitter: Callable[[], Splitter]
+    keepalive: bytes = b""
 
 
 class Prompt(NamedTuple):

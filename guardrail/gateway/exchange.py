@@ -28,6 +28,7 @@ from guardrail.gateway.identity import Unauthorized
 from guardrail.gateway.messages import language, message
 from guardrail.gateway.reply import Reply
 from guardrail.gateway.screening import Screening, screen
+from guardrail.gateway.streaming import framing_of
 from guardrail.protocols import Dialect
 
 log = logging.getLogger("guardrail.gateway")
@@ -227,7 +228,7 @@ class Exchange:
     async def _answer_instead(self, text: str, reason: str) -> None:
         assert self.prompt is not None
         body = self.dialect.answer(self.prompt, text, reason, self.id, self.member(labelled=False))
-        media = b"text/event-stream; charset=utf-8" if self.prompt.stream else b"application/json"
+        media = framing_of(self.dialect).content_type if self.prompt.stream else b"application/json"
         await self._respond(200, body, media)
 
     def _prompt_evidence(self, verdict: Verdict, strike: str | None = None) -> Incident:

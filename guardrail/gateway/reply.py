@@ -24,7 +24,7 @@ from guardrail.errors import (
 )
 from guardrail.gateway.evidence import safe_answer
 from guardrail.gateway.screening import Screening
-from guardrail.gateway.streaming import Affix, Relay, StreamStopped
+from guardrail.gateway.streaming import Affix, Relay, StreamStopped, framing_of
 from guardrail.protocols import Priority
 
 if TYPE_CHECKING:
@@ -139,10 +139,10 @@ class Reply:
             raise MalformedResponse("the upstream's answer is compressed and cannot be screened")
         if start["status"] >= 400:
             self._passing = True
-        elif media == b"text/event-stream":
+        elif media in framing_of(self._exchange.dialect).media:
             await self._begin_stream(start)
         elif media != b"application/json":
-            raise MalformedResponse("the upstream's answer is neither JSON nor an event stream")
+            raise MalformedResponse("the upstream's answer is neither JSON nor a stream as its surface has it")
 
     def _screen(self, priority: Priority) -> Screening:
         exchange, engine = self._exchange, self._engine

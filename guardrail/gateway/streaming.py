@@ -15,13 +15,19 @@ from typing import NamedTuple
 
 from guardrail.core.content import Path
 from guardrail.core.frontier import Channel
-from guardrail.core.surface import Event, Lane, Piece
+from guardrail.core.surface import Event, Framing, Lane, Piece
 from guardrail.errors import MalformedResponse
 from guardrail.gateway.screening import Screening
 from guardrail.protocols import CodeEye, Dialect
 from guardrail.wire import sse
 
 Emit = Callable[[bytes], Awaitable[None]]
+
+
+def framing_of(dialect: Dialect) -> Framing:
+    """How a dialect's streams are cut into events: as server-sent events, unless it says otherwise (`Framed`)."""
+    framing: Framing = getattr(dialect, "framing", sse.FRAMING)
+    return framing
 
 
 class StreamStopped(ConnectionAbortedError):
@@ -72,7 +78,9 @@ class Relay:
         self._member = member
         self._affix = affix
         self._max_held = max_held
-        self._splitter = sse.Splitter()
+        framing = framing_of(dialect)
+        self._splitter = framing.splitter()
+        self._comment = framing.keepalive
         self._lanes: dict[Lane, Channel] = {}
         self._orders: set[Lane] = set()  # the lanes, those of one tool call as one
         self._queue: deque[_Held] = deque()
@@ -180,17 +188,19 @@ class Relay:
 
     def _tick(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._keepalive, self._tick)
-        if self._queue and perf_counter() - self._sent_at >= self._keepalive and not self._lock.locked():
+        quiet = perf_counter() - self._sent_at >= self._keepalive
+        if self._comment and self._queue and quiet and not self._lock.locked():
             self._ticking = asyncio.create_task(self._send_comment())
 
     async def _send_comment(self) -> None:
         async with self._lock:
             if not self.stopped:
-                await self._send(sse.comment("screening"))
+                await self._send(self._comment)
 
     async def _send(self, data: bytes) -> None:
-        self._sent_at = perf_counter()
-        await self._emit(data)
+        if data:  # a dialect may have no way to say something
+            self._sent_at = perf_counter()
+            await self._emit(data)
 
     # -- reading -------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from guardrail.core.surface import Framing
+
 # Atomic, so that CRLF is never read as two line ends. U+2028 and friends are text here, unlike in str.splitlines().
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -67,3 +69,8 @@ def event(payload: bytes) -> bytes:
 def comment(text: str = "") -> bytes:
     """A comment, which clients ignore and connections stay alive by."""
     return f": {text}\n\n".encode()
+
+
+FRAMING = Framing(
+    frozenset({b"text/event-stream"}), b"text/event-stream; charset=utf-8", Splitter, keepalive=comment("screening")
+)
