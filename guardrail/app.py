@@ -246,7 +246,6 @@ def compose(
     speak at a path; `identifier` and `store` stand in the place of ours.
     """
     from guardrail.labels.answer import AnswerLabeller
-    from guardrail.wire.openai_chat import OpenAIChat
 
     metrics = metrics or Metrics()
     keyring = keyring or Keyring.open(settings.keys_dir)
@@ -272,7 +271,7 @@ def compose(
             },
         ),
         labeller=AnswerLabeller(settings.provider.code, settings.labels.affix),
-        dialects={path: dialect for dialect in (OpenAIChat(), *dialects) for path in dialect.paths},
+        dialects={path: dialect for dialect in (*own_dialects(), *dialects) for path in dialect.paths},
         new_id=lambda: str(uuid7()),
         appeal_url=lambda incident: (
             f"{public}/guardrail/appeals?incident={incident}&capability={keyring.capability(incident)}"
@@ -298,6 +297,13 @@ def compose(
     guard.loaded = loaded
     guard.keyring = keyring
     return guard
+
+
+def own_dialects() -> tuple[Dialect, ...]:
+    """The dialects that come with the package, one for each surface."""
+    from guardrail.wire.openai_chat import OpenAIChat
+
+    return (OpenAIChat(),)
 
 
 def open_store(settings: Settings, keyring: Keyring, metrics: Metrics) -> Store:

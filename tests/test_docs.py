@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import typer
 
+from guardrail.app import own_dialects
 from guardrail.cli import app, register
 from guardrail.console.app import operators_app
 from guardrail.credentials import NAMES
@@ -76,6 +77,17 @@ def metrics_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def surfaces_table() -> str:
+    lines = ["| surface | screened in prompts | screened in answers | a blocked answer |", "| --- | --- | --- | --- |"]
+    for dialect in own_dialects():
+        screened = dialect.screened  # type: ignore[attr-defined]
+        where = " ".join([f"`{dialect.surface}`", *(f"`{path}`" for path in dialect.paths)])
+        prompt, answer = (", ".join(f"`{field}`" for field in fields) for fields in (screened.prompt, screened.answer))
+        passes = f"; not screened: {screened.passes}" if screened.passes else ""
+        lines.append(f"| {where} | {prompt} | {answer or 'nothing'}{passes} | {_cell(screened.blocked)} |")
+    return "\n".join(lines) + "\n"
+
+
 def commands_table() -> str:
     lines = []
     for name, command in sorted(commands(), key=lambda item: item[0]):
@@ -121,6 +133,7 @@ GENERATED = [
     ("settings.md", "variables", variables_table),
     ("metrics.md", "metrics", metrics_table),
     ("commands.md", "commands", commands_table),
+    ("api.md", "surfaces", surfaces_table),
 ]
 
 

@@ -38,6 +38,20 @@ class Framing(NamedTuple):
     keepalive: bytes = b""
 
 
+class Screened(NamedTuple):
+    """What a surface has screened, field by field, for people: a row of the table in docs/api.md.
+
+    A field is written as its path: `messages[].content`, where `[]` is each item of a list and a last step `*` every
+    field that the API's reference does not name. `blocked` says how an answer that is stopped looks to its client,
+    and `passes` what of an answer cannot be screened at all.
+    """
+
+    prompt: tuple[str, ...]
+    answer: tuple[str, ...]
+    blocked: str
+    passes: str = ""
+
+
 class Prompt(NamedTuple):
     """A request as its surface defines it.
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from guardrail.core.content import Content, Direction, Path, Segment
-from guardrail.core.surface import Ending, Event, Notice, Piece, Prompt
+from guardrail.core.surface import Ending, Event, Notice, Piece, Prompt, Screened
 from guardrail.errors import MalformedRequest, MalformedResponse, Unreadable
 from guardrail.wire import json, sse
 from guardrail.wire.errors import openai_error
@@ -66,6 +66,36 @@ class OpenAIChat:
 
     surface = "openai_chat"
     paths: tuple[str, ...] = ("/v1/chat/completions",)
+    screened = Screened(
+        prompt=(
+            "messages[].content",
+            "messages[].content[].text",
+            "messages[].content[].refusal",
+            "messages[].name",
+            "messages[].refusal",
+            "messages[].reasoning_content",
+            "messages[].tool_calls[].function.name",
+            "messages[].tool_calls[].function.arguments",
+            "messages[].function_call.name",
+            "messages[].function_call.arguments",
+            "messages[].*",
+            "messages[].content[].*",
+            "prediction.content",
+        ),
+        answer=(
+            "choices[].message.content",
+            "choices[].message.reasoning_content",
+            "choices[].message.refusal",
+            "choices[].message.tool_calls[].function.name",
+            "choices[].message.tool_calls[].function.arguments",
+            "choices[].message.function_call.name",
+            "choices[].message.function_call.arguments",
+            "choices[].message.*",
+            "choices[].*",
+            "*",
+        ),
+        blocked="the clean part, then `finish_reason` `content_filter`",
+    )
 
     # -- the request ---------------------------------------------------------------------------------------------
 
