@@ -28,7 +28,9 @@ __all__ = [
     "Reporter",
     "Scan",
     "Scanner",
+    "Staged",
     "Store",
+    "Stream",
     "Window",
 ]
 
@@ -132,6 +134,26 @@ class Dialect(Protocol):
     def answer(self, prompt: Prompt, text: str, reason: str, ident: str, member: bytes) -> bytes: ...
     def error(self, notice: Notice) -> bytes: ...
     def stream_error(self, notice: Notice) -> bytes: ...
+
+
+class Stream(Protocol):
+    """The part of a `Dialect` that one streamed answer takes."""
+
+    def read_event(self, raw: bytes) -> Event: ...
+    def write_event(self, event: Event, texts: Mapping[Path, str]) -> bytes: ...
+    def mark_event(self, raw: bytes, member: bytes) -> bytes: ...
+    def delta(self, like: bytes | None, choice: int, text: str) -> bytes: ...
+    def close(self, like: bytes | None, choices: Sequence[int], member: bytes) -> bytes: ...
+    def note(self, like: bytes | None, member: bytes) -> bytes: ...
+
+
+@runtime_checkable
+class Staged(Stream, Protocol):
+    """One stream of a surface whose events follow from those before them (blocks that open and close, numbers that
+    count). A `Dialect` makes one for each stream in a method `stream()`. Its events leave in the order in which they
+    came, and it is told the `step` of each that has left."""
+
+    def sent(self, step: tuple[str | int, ...]) -> None: ...
 
 
 @runtime_checkable

@@ -12,7 +12,11 @@ from guardrail.core.content import Content, Path
 
 Lane = tuple[str | int, ...]
 """Names one text of an answer, e.g. `(0, "content")` or `(1, "tool_calls", 0, "arguments")`; its first item is the
-choice. The deltas of one lane, joined, are one text."""
+choice. The deltas of one lane, joined, are one text; so are the pieces of one lane that follow each other in a whole
+answer. What a user is shown is in the lane `(choice, "content")`."""
+
+TOOL_ENDINGS = frozenset({"tool_calls", "function_call", "tool_use", "pause_turn"})
+"""Reasons for which an answer ends that leave the next word to a program: no label is put behind such an answer."""
 
 
 class Splitter(Protocol):
@@ -80,12 +84,16 @@ class Event(NamedTuple):
     """One event of a stream, or a whole answer that came at once.
 
     `finished` maps each choice that ends here to its reason. `last` means that the surface has nothing after it.
+    `ended` names the lanes, or what they begin with, whose texts are whole with this event: what comes later in such
+    a lane is another text. `step` is a note of the dialect's to itself, given back once the event has left.
     """
 
     raw: bytes
     pieces: tuple[Piece, ...] = ()
     finished: Mapping[int, str] = {}
     last: bool = False
+    ended: tuple[Lane, ...] = ()
+    step: tuple[str | int, ...] = ()
 
 
 class Notice(NamedTuple):
@@ -106,6 +114,10 @@ class Notice(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """How a choice that we stopped ends: the safe answer put behind its clean part (may be empty)."""
+    """How a choice that we stopped ends: the safe answer put behind its clean part (may be empty).
+
+    `piece` is the number, among the event's pieces, of the first one that may not leave whole.
+    """
 
     answer: str = ""
+    piece: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope
 from guardrail.core.content import Direction, Path
 from guardrail.core.frontier import Channel, Cleared
 from guardrail.core.policy import Action
-from guardrail.core.surface import Ending, Event
+from guardrail.core.surface import TOOL_ENDINGS, Ending, Event, Piece
 from guardrail.core.verdict import Verdict
 from guardrail.errors import (
     DetectorError,
@@ -25,13 +25,10 @@ from guardrail.errors import (
 from guardrail.gateway.evidence import safe_answer
 from guardrail.gateway.screening import Screening
 from guardrail.gateway.streaming import Affix, Relay, StreamStopped, framing_of
-from guardrail.protocols import Priority
+from guardrail.protocols import Priority, Stream
 
 if TYPE_CHECKING:
     from guardrail.gateway.exchange import Exchange
-
-_TOOL_ENDINGS = ("tool_calls", "function_call")
-
 
 # Reading a member off its enum is a call in Python 3.11, and these are read for every answer.
 _ALLOW, _COMPLETION, _WHOLE, _STREAM = Action.ALLOW, Direction.COMPLETION, Priority.PROMPT, Priority.STREAM
@@ -164,9 +161,10 @@ class Reply:
         started = perf_counter()
         event = dialect.read_reply(body)
         screening = self._screen(_WHOLE)
-        await screening.look_at([piece.text for piece in event.pieces])
+        shown, ends = _joined(event.pieces)
+        await screening.look_at(shown)
         channels = screening.channels
-        rest = {channel.segment: (0, piece.text) for piece, channel in zip(event.pieces, channels, strict=True)}
+        rest = {channel.segment: (0, text) for text, channel in zip(shown, channels, strict=True)}
         verdict = await self._judge(screening, rest)
         texts: dict[Path, str] = {}
         stopped: dict[int, Ending] = {}
@@ -174,7 +172,7 @@ class Reply:
         if verdict.action is _ALLOW and self._engine.labeller.position == "none":
             exchange.completion_length = screening.length
         else:
-            texts, stopped, affixes = self._changes(event, channels, verdict)
+            texts, stopped, affixes = self._changes(event, [(channels[number], end) for number, end in ends], verdict)
         exchange.labelled = True
         out = dialect.write_reply(event, texts, stopped, affixes, exchange.member(labelled=True))
         exchange.overhead += perf_counter() - started
@@ -183,7 +181,7 @@ class Reply:
         self._done(verdict)
 
     def _changes(
-        self, event: Event, channels: Sequence[Channel | Cleared], verdict: Verdict
+        self, event: Event, ends: Sequence[tuple[Channel | Cleared, int]], verdict: Verdict
     ) -> tuple[dict[Path, str], dict[int, Ending], dict[int, str]]:
         """What a whole answer becomes: changed texts by path, and by choice how it ends and its label."""
         if verdict.stops and not verdict.deciding:
@@ -191,14 +189,14 @@ class Reply:
         texts: dict[Path, str] = {}
         stopped: dict[int, Ending] = {}
         shown: dict[int, list[str]] = {}
-        for piece, channel in zip(event.pieces, channels, strict=True):
+        for number, (piece, (channel, end)) in enumerate(zip(event.pieces, ends, strict=True)):
             choice = int(piece.lane[0])
-            text = channel.take(channel.received)
+            text = channel.take(end)
             self._exchange.completion_length += len(text)
             if text != piece.text:
                 texts[piece.path] = text
-            if channel.cut is not None:
-                stopped[choice] = Ending(self._closing_words(verdict))
+            if channel.cut is not None and (channel.taken < end or end == channel.received):
+                stopped.setdefault(choice, Ending(self._closing_words(verdict), number))
             if piece.lane[1:] == ("content",):
                 shown.setdefault(choice, []).append(text)
         return texts, stopped, self._affixes(shown, event.finished)
@@ -223,8 +221,9 @@ class Reply:
         exchange = self._exchange
         assert exchange.prompt is not None
         exchange.streamed = exchange.labelled = True
+        stream: Callable[[], Stream] | None = getattr(exchange.dialect, "stream", None)
         self._relay = Relay(
-            exchange.dialect,
+            exchange.dialect if stream is None else stream(),
             self._screen(_STREAM),
             self._emit,
             choices=exchange.prompt.choices,
@@ -334,7 +333,7 @@ class Reply:
             eye = affix.eye()
             for text in texts:
                 eye.see(text)
-            if eye.allows_label and finished.get(choice) not in _TOOL_ENDINGS:
+            if eye.allows_label and finished.get(choice) not in TOOL_ENDINGS:
                 found[choice] = affix.text
             else:
                 self._engine.metrics.label_missing("code")
@@ -358,3 +357,18 @@ class Reply:
             headers += [(b"ai-generated", b"1"), (b"aigc", labeller.header(exchange.aigc))]
         self._begun = exchange.begun = True
         await exchange.send({"type": "http.response.start", "status": self._start["status"], "headers": headers})
+
+
+def _joined(pieces: Sequence[Piece]) -> tuple[list[str], list[tuple[int, int]]]:
+    """The texts that the pieces of a whole answer make; for each piece the number of its text and where it ends."""
+    texts: list[list[str]] = []
+    ends: list[tuple[int, int]] = []
+    lane, length = None, 0
+    for piece in pieces:
+        if piece.lane != lane:
+            texts.append([])
+            lane, length = piece.lane, 0
+        texts[-1].append(piece.text)
+        length += len(piece.text)
+        ends.append((len(texts) - 1, length))
+    return [parts[0] if len(parts) == 1 else "".join(parts) for parts in texts], ends

@@ -15,16 +15,16 @@ from typing import NamedTuple
 
 from guardrail.core.content import Path
 from guardrail.core.frontier import Channel
-from guardrail.core.surface import Event, Framing, Lane, Piece
+from guardrail.core.surface import TOOL_ENDINGS, Event, Framing, Lane, Piece
 from guardrail.errors import MalformedResponse
 from guardrail.gateway.screening import Screening
-from guardrail.protocols import CodeEye, Dialect
+from guardrail.protocols import CodeEye, Staged, Stream
 from guardrail.wire import sse
 
 Emit = Callable[[bytes], Awaitable[None]]
 
 
-def framing_of(dialect: Dialect) -> Framing:
+def framing_of(dialect: Stream) -> Framing:
     """How a dialect's streams are cut into events: as server-sent events, unless it says otherwise (`Framed`)."""
     framing: Framing = getattr(dialect, "framing", sse.FRAMING)
     return framing
@@ -58,7 +58,7 @@ class Relay:
 
     def __init__(
         self,
-        dialect: Dialect,
+        dialect: Stream,
         screening: Screening,
         emit: Emit,
         *,
@@ -72,6 +72,7 @@ class Relay:
         self.released = 0
         self.held_seconds = 0.0
         self._dialect = dialect
+        self._staged = dialect if isinstance(dialect, Staged) else None
         self._screening = screening
         self._emit = emit
         self._choices = choices
@@ -82,6 +83,7 @@ class Relay:
         self._splitter = framing.splitter()
         self._comment = framing.keepalive
         self._lanes: dict[Lane, Channel] = {}
+        self._whole: list[Channel] = []  # of lanes that have ended, while anything may still come of them
         self._orders: set[Lane] = set()  # the lanes, those of one tool call as one
         self._queue: deque[_Held] = deque()
         self._run: tuple[Channel, list[str]] | None = None  # consecutive text of one lane, scanned at once
@@ -175,6 +177,7 @@ class Relay:
             texts = {piece.path: text for piece, text in taken if text != piece.text}
             if not texts or any(texts.values()):
                 out.append(self._dialect.write_event(held.event, texts) if texts else held.event.raw)
+                self._note_sent(held.event)
             if any(channel.taken < end for _, channel, end in held.ends):
                 break
         self._queue.clear()
@@ -223,6 +226,8 @@ class Relay:
             self._run[1].append(piece.text)
             self._run_length += len(piece.text)
             ends.append((piece, channel, self._run_length))
+        for lane in event.ended:
+            self._end_lane(lane)
         if self._like is None and event.pieces:
             self._like = raw
         if event.finished or event.last:
@@ -248,6 +253,14 @@ class Relay:
             self._run = None
             self._screening.feed(channel, texts[0] if len(texts) == 1 else "".join(texts))
 
+    def _end_lane(self, begins: Lane) -> None:
+        """The texts of the lanes that begin so are whole: what comes there later is another text."""
+        self._end_run()
+        for lane in [lane for lane in self._lanes if lane[: len(begins)] == begins]:
+            channel = self._lanes.pop(lane)
+            self._screening.feed(channel, "", last=True)
+            self._whole.append(channel)
+
     def _end_lanes(self, choice: int | None) -> None:
         for lane, channel in self._lanes.items():
             if choice is None or lane[0] == choice:
@@ -260,6 +273,11 @@ class Relay:
             if channel.cut is not None:
                 self.stopped = True
                 return
+        if self._whole:
+            if any(channel.cut is not None for channel in self._whole):
+                self.stopped = True
+                return
+            self._whole = [c for c in self._whole if not c.settled or c.taken < c.received]
         out: list[bytes] = []
         now = perf_counter()
         for held in self._releasable():
@@ -277,7 +295,7 @@ class Relay:
         The parts of one tool call stay in order.
         """
         found: list[_Held] = []
-        if len(self._orders) < 2:  # one text: nothing can overtake anything
+        if self._staged is not None or len(self._orders) < 2:  # one text: nothing can overtake anything
             while self._queue and self._ready(self._queue[0]):
                 found.append(self._queue.popleft())
             return found
@@ -329,11 +347,18 @@ class Relay:
                     self._begun.add(choice)
                     if affix.eyes[choice].allows_label:
                         affix.placed.add(choice)
-                        out.append(self._dialect.delta(event.raw, choice, affix.text))
+                        if event.step:  # it opens what the text stands in: there is no place before it
+                            texts = {
+                                **(texts or {}),
+                                piece.path: affix.text + (texts or {}).get(piece.path, piece.text),
+                            }
+                            raw = self._dialect.write_event(event, texts)
+                        else:
+                            out.append(self._dialect.delta(event.raw, choice, affix.text))
         if event.finished:
             self._finished.update(event.finished)
             for choice, reason in event.finished.items():
-                if reason not in ("tool_calls", "function_call"):
+                if reason not in TOOL_ENDINGS:
                     out += self._affix_events(choice)
             if len(self._finished) >= self._choices and not self._marked:
                 self._marked = True
@@ -342,6 +367,12 @@ class Relay:
             self._marked = True
             out.append(self._dialect.note(self._like, self._member()))
         out.append(raw)
+        if event.step:
+            self._note_sent(event)
+
+    def _note_sent(self, event: Event) -> None:
+        if self._staged is not None and event.step:
+            self._staged.sent(event.step)
 
     def _see(self, piece: Piece, text: str) -> None:
         if self._affix is not None and piece.lane[1:] == ("content",):
@@ -367,7 +398,7 @@ class Relay:
         return [self._dialect.delta(self._like, choice, affix.text)]
 
     def _held_characters(self) -> int:
-        return sum(channel.received - channel.taken for channel in self._lanes.values())
+        return sum(channel.received - channel.taken for channel in (*self._lanes.values(), *self._whole))
 
 
 def _order(lane: Lane) -> Lane:
