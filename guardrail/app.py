@@ -301,9 +301,10 @@ def compose(
 
 def own_dialects() -> tuple[Dialect, ...]:
     """The dialects that come with the package, one for each surface."""
+    from guardrail.wire.ollama import OllamaChat, OllamaGenerate
     from guardrail.wire.openai_chat import OpenAIChat
 
-    return (OpenAIChat(),)
+    return (OpenAIChat(), OllamaChat(), OllamaGenerate())
 
 
 def open_store(settings: Settings, keyring: Keyring, metrics: Metrics) -> Store:

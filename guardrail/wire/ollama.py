@@ -1,0 +1,354 @@
+"""Ollama's `/api/chat` and `/api/generate`, plain and streamed (its default): which texts a body holds, and back.
+
+Fields follow Ollama's API reference (docs/api.md of its repository). A field that it does not name is screened as text
+if it holds any. What no text can be read from is refused: pictures, and token ids in place of text (`context`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from guardrail.core.content import Content, Direction, Path, Segment
+from guardrail.core.surface import Ending, Event, Framing, Notice, Piece, Prompt, Screened
+from guardrail.errors import MalformedRequest, MalformedResponse, Unreadable
+from guardrail.wire import json, jsonl
+from guardrail.wire.errors import details
+
+_ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
+_HANDLE = re.compile(r"[A-Za-z0-9_.:|+/=-]{0,200}")
+_HANDLES = frozenset(
+    {
+        "id", "type", "index", "format", "role", "tool_call_id", "model", "created_at", "done_reason", "remote_model",
+        "remote_host",
+    }
+)  # fmt: skip  # a server's or client's words, unless they read like text
+_NO_PROMPT = frozenset({"model", "options", "keep_alive", "messages", "context", "images"})  # read apart, or no text
+_OPERATORS = frozenset({"system", "template", "tools", "format"})
+_NO_REPLY = frozenset({"logprobs", "context"})  # they spell the text again, and go where it goes
+_CALLS: Path = ("message", "tool_calls")
+_STOPPED = "content_filter"
+_TOOLS = (
+    "tools[].function.name",
+    "tools[].function.description",
+    "tools[].function.parameters.properties.*",
+    "format.properties.*",
+)
+_BLOCKED = "the clean part, then `done` with `done_reason` `content_filter`"
+_CHOICE = 0
+
+
+class _Ollama:
+    """What both surfaces have in common. `text` is where an answer's text stands in its body."""
+
+    surface: str
+    paths: tuple[str, ...]
+    framing: Framing = jsonl.FRAMING
+    text: Path
+
+    # -- the request ---------------------------------------------------------------------------------------------
+
+    def read_prompt(self, body: bytes) -> Prompt:
+        """Read a request body; raises `MalformedRequest` or, for what cannot be screened, `Unreadable`."""
+        request = json.decode(body)
+        if not isinstance(request, dict):
+            raise MalformedRequest("the body is not a JSON object")
+        stream = request.get("stream")
+        if stream is not None and type(stream) is not bool:
+            raise MalformedRequest("stream: expected true or false", param="stream")
+        _no_images(request, ())
+        if request.get("context"):
+            raise Unreadable(
+                "context: token ids cannot be screened; send the conversation as messages of /api/chat", param="context"
+            )
+        return Prompt(
+            content=Content(Direction.PROMPT, tuple(self._segments(request))),
+            stream=stream is not False,
+            structured=bool(request.get("format")),
+            tools=bool(request.get("tools")),
+        )
+
+    def _segments(self, request: dict[str, Any]) -> Iterator[Segment]:
+        yield from _message_segments(request.get("messages"))
+        for key, value in request.items():
+            if key not in _NO_PROMPT:
+                role = "system" if key in _OPERATORS else "user"
+                for path, text in _texts(value, (key,)):
+                    yield Segment(text, role, path, key in ("prompt", "suffix"))
+
+    def write_prompt(self, body: bytes, texts: Mapping[Path, str]) -> bytes:
+        """The request with the texts at these paths changed and every other value as it came."""
+        return json.replace(body, {path: _value(path, text, {}) for path, text in texts.items()})
+
+    # -- an answer that comes at once ----------------------------------------------------------------------------
+
+    def read_reply(self, body: bytes) -> Event:
+        """Read a whole answer; raises `MalformedResponse`."""
+        answer = _decoded(body, self.text[0])
+        return Event(body, tuple(self._pieces(answer)), {_CHOICE: str(answer.get("done_reason") or "stop")}, last=True)
+
+    def write_reply(
+        self,
+        event: Event,
+        texts: Mapping[Path, str],
+        stopped: Mapping[int, Ending],
+        affixes: Mapping[int, str],
+        member: bytes,
+    ) -> bytes:
+        """The answer with changed texts, its end where it was stopped, its label and the `guardrail` object.
+
+        `affixes` is as for other dialects: text that begins with a line break goes behind, other text in front.
+        """
+        body = event.raw
+        if texts or stopped or affixes:
+            answer = msgspec.json.decode(body)
+            changes = _changes(texts)
+            content = changes.get(self.text, _at(answer, self.text)) or ""
+            for ending in stopped.values():
+                content += ending.answer
+                changes |= {("done",): True, ("done_reason",): _STOPPED}
+                if _at(answer, _CALLS) is not None:
+                    changes = _without_calls(changes)
+            affix = affixes.get(_CHOICE)
+            if affix is not None:
+                content = content + affix if affix.startswith("\n") else affix + content
+            if content != (_at(answer, self.text) or ""):
+                changes[self.text] = content
+            if texts or stopped:
+                changes |= _unspelled(answer)
+            body = json.replace(body, changes)
+        return json.add_member(body, "guardrail", member)
+
+    # -- an answer that is streamed ------------------------------------------------------------------------------
+
+    def read_event(self, raw: bytes) -> Event:
+        """Read one line of a stream; raises `MalformedResponse` for one that cannot be understood."""
+        payload = jsonl.data(raw)
+        if payload is None:
+            return Event(raw)
+        answer = _decoded(payload, self.text[0])
+        pieces = tuple(self._pieces(answer))
+        if answer.get("done"):
+            return Event(raw, pieces, {_CHOICE: str(answer.get("done_reason") or "stop")}, last=True)
+        # A call comes whole, and the next one may stand at the same place.
+        return Event(raw, pieces, ended=() if _at(answer, _CALLS) is None else ((_CHOICE, "tool_calls"),))
+
+    def write_event(self, event: Event, texts: Mapping[Path, str]) -> bytes:
+        """The line with the texts at these paths changed."""
+        payload = jsonl.data(event.raw)
+        if payload is None:
+            return event.raw
+        changes = _changes(texts) | _unspelled(msgspec.json.decode(payload))
+        return jsonl.event(json.replace(payload, changes))
+
+    def mark_event(self, raw: bytes, member: bytes) -> bytes:
+        """The line with the `guardrail` object spliced into it; token ids of a text that was changed are taken out."""
+        if b'"context"' in raw and msgspec.json.decode(member)["action"] not in ("allow", "flag"):
+            payload = jsonl.data(raw) or b""
+            if isinstance(msgspec.json.decode(payload).get("context"), list):
+                raw = jsonl.event(json.replace(payload, {("context",): []}))
+        return json.add_member(raw, "guardrail", member)
+
+    def delta(self, like: bytes | None, choice: int, text: str) -> bytes:
+        """A new line that adds `text`, dressed like the upstream's own line `like`."""
+        return jsonl.event(json.encode({**_base(like), **self._holding(text), "done": False}))
+
+    def close(self, like: bytes | None, choices: Sequence[int], member: bytes) -> bytes:
+        """The line that ends a stream we stopped: `done` with the reason `content_filter`."""
+        line = {**_base(like), **self._holding(""), "done": True, "done_reason": _STOPPED}
+        return json.add_member(jsonl.event(json.encode(line)), "guardrail", member)
+
+    def note(self, like: bytes | None, member: bytes) -> bytes:
+        """A line without text that carries the `guardrail` object, where the upstream gave no last line to ride on."""
+        line = {**_base(like), **self._holding(""), "done": False}
+        return json.add_member(jsonl.event(json.encode(line)), "guardrail", member)
+
+    # -- answers of our own --------------------------------------------------------------------------------------
+
+    def answer(self, prompt: Prompt, text: str, reason: str, ident: str, member: bytes) -> bytes:
+        """A whole answer (or stream, if one was asked for) that we give in the model's place."""
+        end = {"done": True, "done_reason": reason}
+        if not prompt.stream:
+            return json.add_member(json.encode({**_base(None), **self._holding(text), **end}), "guardrail", member)
+        closing = jsonl.event(json.encode({**_base(None), **self._holding(""), **end}))
+        return self.delta(None, _CHOICE, text) + json.add_member(closing, "guardrail", member)
+
+    def error(self, notice: Notice) -> bytes:
+        """`{"error": message, "guardrail": {...}}`: Ollama's errors are a sentence and nothing else."""
+        more = {"type": notice.type, "code": notice.code, "param": notice.param, **details(notice)}
+        return json.encode({"error": notice.message, "guardrail": more})
+
+    def stream_error(self, notice: Notice) -> bytes:
+        """An error that breaks a stream already begun."""
+        return jsonl.event(self.error(notice))
+
+    # -- texts ---------------------------------------------------------------------------------------------------
+
+    def _pieces(self, answer: dict[str, Any]) -> Iterator[Piece]:
+        if answer.get("image"):
+            raise MalformedResponse("the upstream's answer holds a picture, which cannot be screened")
+        for key, value in answer.items():
+            if key in _NO_REPLY:
+                continue
+            if key == "message" and self.text[0] == "message" and value.get("images"):
+                raise MalformedResponse("the upstream's answer holds a picture, which cannot be screened")
+            for path, text in _texts(value, (key,)):
+                lane = ("content",) if path == self.text else path[1:] if path[0] == "message" else path
+                yield Piece((_CHOICE, *lane), text, path)
+
+    def _holding(self, text: str) -> dict[str, Any]:
+        """The part of a body that holds `text`."""
+        raise NotImplementedError
+
+
+class OllamaChat(_Ollama):
+    """The dialect of `/api/chat`."""
+
+    surface = "ollama_chat"
+    paths: tuple[str, ...] = ("/api/chat",)
+    screened = Screened(
+        prompt=(
+            "messages[].content",
+            "messages[].thinking",
+            "messages[].tool_name",
+            "messages[].tool_calls[].function.name",
+            "messages[].tool_calls[].function.arguments",
+            "messages[].*",
+            *_TOOLS,
+            "*",
+        ),
+        answer=(
+            "message.content",
+            "message.thinking",
+            "message.tool_calls[].function.name",
+            "message.tool_calls[].function.arguments",
+            "message.*",
+            "*",
+        ),
+        blocked=_BLOCKED,
+    )
+    text: Path = ("message", "content")
+
+    def _holding(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text}}
+
+
+class OllamaGenerate(_Ollama):
+    """The dialect of `/api/generate`."""
+
+    surface = "ollama_generate"
+    paths: tuple[str, ...] = ("/api/generate",)
+    screened = Screened(
+        prompt=("prompt", "suffix", "system", "template", "format.properties.*", "*"),
+        answer=("response", "thinking", "*"),
+        blocked=_BLOCKED,
+    )
+    text: Path = ("response",)
+
+    def _holding(self, text: str) -> dict[str, Any]:
+        return {"response": text}
+
+
+def _message_segments(messages: Any) -> Iterator[Segment]:
+    if messages is None:
+        return
+    if not isinstance(messages, list):
+        raise MalformedRequest("messages: expected a list", param="messages")
+    roles = [_role(message, index) for index, message in enumerate(messages)]
+    latest = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
+    for index, message in enumerate(messages):
+        at, role = f"messages[{index}]", roles[index]
+        _no_images(message, ("messages", index))
+        if not isinstance(message.get("content"), str | None):
+            raise MalformedRequest(f"{at}.content: expected text", param=f"{at}.content")
+        for path, text in _texts(message, ("messages", index)):
+            yield Segment(text, role, path, index >= latest and role == "user")
+
+
+def _role(message: Any, index: int) -> str:
+    if not isinstance(message, dict):
+        raise MalformedRequest(f"messages[{index}]: expected an object", param=f"messages[{index}]")
+    role = message.get("role")
+    if not isinstance(role, str) or not _ROLE.fullmatch(role):
+        raise MalformedRequest(f"messages[{index}].role: expected a role name", param=f"messages[{index}].role")
+    return role
+
+
+def _no_images(holder: dict[str, Any], at: Path) -> None:
+    if holder.get("images"):
+        where = f"messages[{at[1]}].images" if at else "images"
+        raise Unreadable(f"{where}: pictures cannot be screened; accepted: text", param=where)
+
+
+def _texts(value: Any, at: Path) -> Iterator[tuple[Path, str]]:
+    """Every text within `value`. A call's arguments are one, as JSON: a model chooses their names as well."""
+    if isinstance(value, dict) and at[-1] == "arguments":
+        if value:
+            yield at, json.encode(value).decode()
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(item, (*at, key))
+    elif isinstance(value, str) and value and not (at[-1] in _HANDLES and _HANDLE.fullmatch(value)):
+        yield at, value
+
+
+def _value(path: Path, text: str, otherwise: Any) -> Any:
+    """What to put at a path of `_texts` for a text that was changed: JSON again where it was, if it still is."""
+    if path[-1] != "arguments":
+        return text
+    try:
+        return msgspec.Raw(text.encode()) if isinstance(msgspec.json.decode(text), dict) else otherwise
+    except msgspec.DecodeError:
+        return otherwise
+
+
+def _changes(texts: Mapping[Path, str]) -> dict[Path, Any]:
+    """What to change in an answer. Where a call's arguments were cut no calls are left: half a call is none."""
+    changes = {path: _value(path, text, None) for path, text in texts.items()}
+    return _without_calls(changes) if None in changes.values() else changes
+
+
+def _without_calls(changes: dict[Path, Any]) -> dict[Path, Any]:
+    return {path: value for path, value in changes.items() if path[:2] != _CALLS} | {_CALLS: None}
+
+
+def _decoded(body: bytes, key: str | int) -> dict[str, Any]:
+    try:
+        answer = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise MalformedResponse("the upstream's answer is not JSON") from None
+    if isinstance(answer, dict) and "error" in answer and key not in answer:
+        raise MalformedResponse("the upstream reported an error in its answer")
+    holder = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(holder, dict if key == "message" else str):
+        raise MalformedResponse(f"the upstream's answer has no {key}")
+    if isinstance(holder, dict) and not isinstance(holder.get("content"), str | None):
+        raise MalformedResponse("the upstream's answer has a message whose content is no text")
+    return dict(answer)
+
+
+def _unspelled(answer: dict[str, Any]) -> dict[Path, Any]:
+    """What takes out the fields that spell a text again, token by token."""
+    found: dict[Path, Any] = {}
+    if answer.get("logprobs") is not None:
+        found[("logprobs",)] = None
+    if answer.get("context") is not None:
+        found[("context",)] = []
+    return found
+
+
+def _at(value: Any, path: Path) -> Any:
+    for step in path:
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def _base(like: bytes | None) -> dict[str, Any]:
+    payload = jsonl.data(like) if like else None
+    given = msgspec.json.decode(payload) if payload else {}
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return {"model": given.get("model", "guardrail"), "created_at": given.get("created_at", now)}
