@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 
+from guardrail.app import own_dialects
 from guardrail.core.policy import Action, Mode, Policy, PolicySet, Rule
 from guardrail.core.sanctions import Ladder
 from guardrail.gateway.engine import Engine, Options
@@ -15,7 +16,6 @@ from guardrail.labels.answer import AnswerLabeller
 from guardrail.metrics import Metrics
 from guardrail.stores.memory import MemoryStore
 from guardrail.testing import WordDetector
-from guardrail.wire.openai_chat import OpenAIChat
 
 WORDS = ("KABOOM", "help me", "hush", "eyes")
 
@@ -49,7 +49,6 @@ def make_engine() -> MakeEngine:
         numbers = count(1)
         clock = more.pop("clock", lambda: 1_000_000.0)
         position = more.pop("position", "none")
-        dialect = OpenAIChat()
         ladder = Ladder()
         return Engine(
             policies=PolicySet((Policy("test", "Test", rules()),), "0123456789abcdef"),
@@ -58,7 +57,7 @@ def make_engine() -> MakeEngine:
             metrics=Metrics(),
             identifier=HeaderIdentifier(lambda *parts: "/".join(parts), trusted_proxies=("10.0.0.0/8",)),
             labeller=AnswerLabeller("", str(position)),
-            dialects=dict.fromkeys(dialect.paths, dialect),
+            dialects={path: dialect for dialect in own_dialects() for path in dialect.paths},
             new_id=lambda: f"ID{next(numbers):06}",
             appeal_url=lambda incident: f"https://guard.test/guardrail/appeals?incident={incident}&capability=c",
             digest=lambda text: f"digest of {len(text)}",
