@@ -21,11 +21,13 @@ __all__ = [
     "CodeEye",
     "Detector",
     "Dialect",
+    "Following",
     "Framed",
     "Identifier",
     "Labeller",
     "Priority",
     "Reporter",
+    "Retelling",
     "Scan",
     "Scanner",
     "Staged",
@@ -154,6 +156,24 @@ class Staged(Stream, Protocol):
     came, and it is told the `step` of each that has left."""
 
     def sent(self, step: tuple[str | int, ...]) -> None: ...
+
+
+@runtime_checkable
+class Retelling(Staged, Protocol):
+    """A stream whose later events tell again, whole, what earlier ones told piece by piece. What is told again is no
+    new text; it has to be what is left of the first telling."""
+
+    def tell(self, event: Event, texts: Mapping[Path, str]) -> bytes:
+        """The event as it leaves, with what is left of each of its texts; called for every event, in order, in the
+        place of `write_event`. It gives the event's own bytes back where nothing has changed."""
+
+
+@runtime_checkable
+class Following(Protocol):
+    """What a `Dialect` may have besides, where an answer tells again what its request said."""
+
+    def follow(self, prompt: Prompt) -> Dialect:
+        """The dialect of the one answer to `prompt`."""
 
 
 @runtime_checkable

@@ -59,7 +59,8 @@ class Screened(NamedTuple):
 class Prompt(NamedTuple):
     """A request as its surface defines it.
 
-    `choices` is how many answers are asked for. `structured` means that the answer is to be read by a machine (JSON
+    `choices` is how many answers are asked for, 0 where an event says itself that it is the last (`Event.closing`).
+    `structured` means that the answer is to be read by a machine (JSON
     mode, a schema), so nothing may be added to it. `tools` means that tools are offered. `end_user` is who the body
     says is asking, which is believed only where the settings say so.
     """
@@ -70,6 +71,8 @@ class Prompt(NamedTuple):
     structured: bool = False
     tools: bool = False
     end_user: str | None = None
+    told: frozenset[str] = frozenset()
+    """Texts of the request that an answer may tell again as they were sent."""
 
 
 class Piece(NamedTuple):
@@ -85,7 +88,8 @@ class Event(NamedTuple):
 
     `finished` maps each choice that ends here to its reason. `last` means that the surface has nothing after it.
     `ended` names the lanes, or what they begin with, whose texts are whole with this event: what comes later in such
-    a lane is another text. `step` is a note of the dialect's to itself, given back once the event has left.
+    a lane is another text. `step` is a note of the dialect's to itself, given back once the event has left; `memo` is
+    one for when the event is written. `closing` means that the `guardrail` object rides on this event.
     """
 
     raw: bytes
@@ -94,6 +98,8 @@ class Event(NamedTuple):
     last: bool = False
     ended: tuple[Lane, ...] = ()
     step: tuple[str | int, ...] = ()
+    memo: object = None
+    closing: bool = False
 
 
 class Notice(NamedTuple):

@@ -25,7 +25,7 @@ from guardrail.errors import (
 from guardrail.gateway.evidence import safe_answer
 from guardrail.gateway.screening import Screening
 from guardrail.gateway.streaming import Affix, Relay, StreamStopped, framing_of
-from guardrail.protocols import Priority, Stream
+from guardrail.protocols import Following, Priority, Stream
 
 if TYPE_CHECKING:
     from guardrail.gateway.exchange import Exchange
@@ -40,6 +40,8 @@ class Reply:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._engine = exchange.engine
+        dialect, prompt = exchange.dialect, exchange.prompt
+        self._dialect = dialect.follow(prompt) if isinstance(dialect, Following) and prompt is not None else dialect
         self._start: Message | None = None
         self._begun = False  # whether our answer's headers have been sent
         self._passing = False  # the upstream's own error, which is no model's text
@@ -153,7 +155,7 @@ class Reply:
     # -- an answer that comes at once ----------------------------------------------------------------------------
 
     async def _whole(self, body: bytes) -> None:
-        exchange, dialect = self._exchange, self._exchange.dialect
+        exchange, dialect = self._exchange, self._dialect
         assert self._start is not None
         if self._passing:
             await self._pass_error(body)
@@ -221,9 +223,9 @@ class Reply:
         exchange = self._exchange
         assert exchange.prompt is not None
         exchange.streamed = exchange.labelled = True
-        stream: Callable[[], Stream] | None = getattr(exchange.dialect, "stream", None)
+        stream: Callable[[], Stream] | None = getattr(self._dialect, "stream", None)
         self._relay = Relay(
-            exchange.dialect if stream is None else stream(),
+            self._dialect if stream is None else stream(),
             self._screen(_STREAM),
             self._emit,
             choices=exchange.prompt.choices,
@@ -286,7 +288,7 @@ class Reply:
         exchange.outcome = code
         self._let_go()
         notice = exchange.notice(status, code)
-        await exchange.send({"type": "http.response.body", "body": exchange.dialect.stream_error(notice)})
+        await exchange.send({"type": "http.response.body", "body": self._dialect.stream_error(notice)})
 
     def _let_go(self) -> None:
         if self._relay is not None:

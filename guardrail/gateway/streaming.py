@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from guardrail.core.frontier import Channel
 from guardrail.core.surface import TOOL_ENDINGS, Event, Framing, Lane, Piece
 from guardrail.errors import MalformedResponse
 from guardrail.gateway.screening import Screening
-from guardrail.protocols import CodeEye, Staged, Stream
+from guardrail.protocols import CodeEye, Retelling, Staged, Stream
 from guardrail.wire import sse
 
 Emit = Callable[[bytes], Awaitable[None]]
@@ -73,6 +73,7 @@ class Relay:
         self.held_seconds = 0.0
         self._dialect = dialect
         self._staged = dialect if isinstance(dialect, Staged) else None
+        self._retelling = dialect if isinstance(dialect, Retelling) else None
         self._screening = screening
         self._emit = emit
         self._choices = choices
@@ -155,12 +156,17 @@ class Relay:
             for choice in choices:
                 if answer:
                     out.append(self._dialect.delta(self._like, choice, answer))
+                    if self._retelling is not None:
+                        answer = ""  # its choices are the texts of one answer
                 out += self._affix_events(choice)
             out.append(self._dialect.close(self._like, choices, self._member()))
             await self._send(b"".join(out))
 
     def _clean_rest(self) -> list[bytes]:
         out: list[bytes] = []
+        if self._retelling is not None:
+            for held in self._releasable():
+                self._release(held, out)  # what came before the cut leaves as if it had come by itself
         for held in self._queue:
             taken = [(piece, channel.take(end)) for piece, channel, end in held.ends]
             for piece, text in taken:
@@ -176,7 +182,7 @@ class Relay:
                 break
             texts = {piece.path: text for piece, text in taken if text != piece.text}
             if not texts or any(texts.values()):
-                out.append(self._dialect.write_event(held.event, texts) if texts else held.event.raw)
+                out.append(self._written(held.event, texts))
                 self._note_sent(held.event)
             if any(channel.taken < end for _, channel, end in held.ends):
                 break
@@ -232,11 +238,8 @@ class Relay:
             self._like = raw
         if event.finished or event.last:
             self._end_run()
-            for choice in event.finished:
-                self._end_lanes(choice)
-            if event.last:
-                self._over = True
-                self._end_lanes(None)
+            self._over = event.last
+            self._end_lanes(None if event.last else event.finished)
         self._queue.append(_Held(event, tuple(ends), perf_counter()))
 
     def _end_name(self, lane: Lane) -> None:
@@ -261,15 +264,15 @@ class Relay:
             self._screening.feed(channel, "", last=True)
             self._whole.append(channel)
 
-    def _end_lanes(self, choice: int | None) -> None:
+    def _end_lanes(self, choices: Mapping[int, str] | None) -> None:
         for lane, channel in self._lanes.items():
-            if choice is None or lane[0] == choice:
+            if choices is None or lane[0] in choices:
                 self._screening.feed(channel, "", last=True)
 
     # -- releasing -----------------------------------------------------------------------------------------------
 
     async def _flush(self) -> None:
-        for channel in self._lanes.values():
+        for channel in self._lanes.values() if self._retelling is None else ():
             if channel.cut is not None:
                 self.stopped = True
                 return
@@ -287,6 +290,16 @@ class Relay:
         if out:
             self._sent_at = now
             await self._emit(out[0] if len(out) == 1 else b"".join(out))
+        if self._retelling is not None and self._queue:
+            # What waits before the cut is owed its own answer first: where it ends must not depend on what came when.
+            ends = self._queue[0].ends
+            self.stopped = any(channel.cut is not None and channel.clear < end for _, channel, end in ends)
+
+    def _written(self, event: Event, texts: Mapping[Path, str] | None) -> bytes:
+        """The event with the texts at these paths changed."""
+        if self._retelling is not None:
+            return self._retelling.tell(event, {**{piece.path: piece.text for piece in event.pieces}, **(texts or {})})
+        return self._dialect.write_event(event, texts) if texts else event.raw
 
     def _releasable(self) -> Sequence[_Held]:
         """Take from the queue what may leave now: in order, but for texts that wait for nothing of their own.
@@ -338,8 +351,9 @@ class Relay:
             if text != piece.text:
                 texts = texts or {}
                 texts[piece.path] = text
-        raw = self._dialect.write_event(event, texts) if texts else event.raw
         affix = self._affix
+        # A retelling stream is given the label first: what it tells again has to have it.
+        raw = self._written(event, texts) if self._retelling is None else b""
         if affix is not None and affix.position == "start":
             for piece, _, _ in held.ends:
                 choice = int(piece.lane[0])
@@ -360,7 +374,10 @@ class Relay:
             for choice, reason in event.finished.items():
                 if reason not in TOOL_ENDINGS:
                     out += self._affix_events(choice)
-            if len(self._finished) >= self._choices and not self._marked:
+        if self._retelling is not None:
+            raw = self._written(event, texts)
+        if event.closing or (event.finished and 0 < self._choices <= len(self._finished)):
+            if not self._marked:
                 self._marked = True
                 raw = self._dialect.mark_event(raw, self._member())
         elif event.last and not self._marked:
