@@ -296,7 +296,7 @@ def test_workers_share_one_classifier_over_a_unix_socket(start: Start, tmp_path:
         assert "torch" not in Path(f"/proc/{worker.pid}/maps").read_text(), "a worker loads no model of its own"
 
     classifier.kill()
-    answer = running.ask("hello")
+    answer = running.ask("what no worker has a verdict of yet")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "screening_unavailable")
     assert int(answer.headers["retry-after"]) > 0
     assert httpx.get(f"{running.admin}/readyz").status_code == 503
