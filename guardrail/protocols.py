@@ -14,6 +14,7 @@ from guardrail.core.frontier import Scan, Scanner, Window
 from guardrail.core.incidents import Decision, Incident
 from guardrail.core.sanctions import Standing, Step
 from guardrail.core.surface import Ending, Event, Framing, Notice, Prompt
+from guardrail.core.verdict import Verdict
 
 __all__ = [
     "Classifier",
@@ -25,6 +26,7 @@ __all__ = [
     "Framed",
     "Identifier",
     "Labeller",
+    "Moderating",
     "Priority",
     "Reporter",
     "Retelling",
@@ -133,7 +135,9 @@ class Dialect(Protocol):
     def close(self, like: bytes | None, choices: Sequence[int], member: bytes) -> bytes: ...
     def note(self, like: bytes | None, member: bytes) -> bytes: ...
 
-    def answer(self, prompt: Prompt, text: str, reason: str, ident: str, member: bytes) -> bytes: ...
+    def answer(self, prompt: Prompt, text: str, reason: str, ident: str, member: bytes) -> bytes | None:
+        """An answer of our own in the model's place; none where the surface has no words to answer with."""
+
     def error(self, notice: Notice) -> bytes: ...
     def stream_error(self, notice: Notice) -> bytes: ...
 
@@ -181,6 +185,14 @@ class Framed(Protocol):
     """What a `Dialect` may have besides: how its streams are cut into events, where these are not server-sent."""
 
     framing: Framing
+
+
+@runtime_checkable
+class Moderating(Protocol):
+    """What a `Dialect` may have besides: its surface asks for our verdict, and nobody else is asked."""
+
+    def moderate(self, prompt: Prompt, verdict: Verdict, ident: str) -> bytes:
+        """The whole answer to `prompt`, made of its verdict."""
 
 
 class CodeEye(Protocol):

@@ -62,7 +62,8 @@ class Prompt(NamedTuple):
     `choices` is how many answers are asked for, 0 where an event says itself that it is the last (`Event.closing`).
     `structured` means that the answer is to be read by a machine (JSON
     mode, a schema), so nothing may be added to it. `tools` means that tools are offered. `end_user` is who the body
-    says is asking, which is believed only where the settings say so.
+    says is asking, which is believed only where the settings say so. `media` is what the answer is: "text", "vector"
+    (numbers, which are nobody's content), or "image" or "audio", which pass only where the settings say so.
     """
 
     content: Content
@@ -71,6 +72,7 @@ class Prompt(NamedTuple):
     structured: bool = False
     tools: bool = False
     end_user: str | None = None
+    media: str = "text"
     told: frozenset[str] = frozenset()
     """Texts of the request that an answer may tell again as they were sent."""
 

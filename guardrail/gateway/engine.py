@@ -43,6 +43,7 @@ class Options:
     sanctions: bool = True
     label_headers: bool = True
     unlabelled_refused: bool = False
+    unscreened_media: frozenset[str] = frozenset()
     rules_url: str | None = None
 
 

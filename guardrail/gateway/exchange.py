@@ -9,7 +9,7 @@ import hashlib
 import logging
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,21 +19,29 @@ from guardrail.core.content import Direction
 from guardrail.core.incidents import Incident
 from guardrail.core.policy import Action
 from guardrail.core.surface import Notice, Prompt
-from guardrail.core.verdict import Verdict
-from guardrail.errors import DetectorError, StoreError, UpstreamError, WireError
+from guardrail.core.verdict import Verdict, judge
+from guardrail.errors import DetectorError, StoreError, Unreadable, UpstreamError, WireError
 from guardrail.gateway.body import ClientGone, read_body
 from guardrail.gateway.engine import Engine
 from guardrail.gateway.evidence import make_incident, safe_answer, strike_rule, where
 from guardrail.gateway.identity import Unauthorized
 from guardrail.gateway.messages import language, message
 from guardrail.gateway.reply import Reply
-from guardrail.gateway.screening import Screening, screen
+from guardrail.gateway.screening import Plan, Screening, screen
 from guardrail.gateway.streaming import framing_of
 from guardrail.protocols import Dialect
 
 log = logging.getLogger("guardrail.gateway")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
+
+Moderate = Callable[[Prompt, Verdict, str], bytes]
+
+UNREADABLE = {
+    "image": 'it passes with media.generated_images = "pass"',
+    "audio": 'it passes with media.generated_audio = "pass"',
+}
+"""Media that no detector of ours reads, and the setting that lets them pass all the same."""
 
 _NOBODY = Subject("unknown", "", "unknown")
 # Reading a member off its enum is a call in Python 3.11, and these are read for every request.
@@ -150,12 +158,20 @@ class Exchange:
             if not admission.allowed:
                 await self._turn_away(admission)
                 return
+        if prompt.media in UNREADABLE and prompt.media not in engine.options.unscreened_media:
+            raise Unreadable(
+                f"the {prompt.media} that would be the answer cannot be screened; {UNREADABLE[prompt.media]}"
+            )
         if (prompt.structured or prompt.tools) and engine.options.unlabelled_refused:
             self.outcome = "label_required"
             await self.answer_notice(self.notice(403, "label_required"))
             return
         plan = engine.plan(_PROMPT, dialect.surface, self.subject.tenant)
         screening = await screen(prompt.content, plan, engine.metrics)
+        moderate = getattr(dialect, "moderate", None)  # `Moderating`: asking the protocol itself takes too long here
+        if moderate is not None:
+            await self._moderate(moderate, screening, plan)
+            return
         self.screenings.append(("prompt", screening))
         verdict = screening.draw()
         self.action = verdict.action
@@ -167,9 +183,26 @@ class Exchange:
         if verdict.action is _REDACT:
             body = dialect.write_prompt(body, screening.changed(prompt.content))
         self.overhead = perf_counter() - started
+        if prompt.media in UNREADABLE:
+            engine.metrics.bypassed("media")
         # No extensions: a file that the server sends by itself, or trailers, would pass us by.
         scope = {**self._scope, "headers": self._forwarded(len(body)), "extensions": {}}
         await Reply(self).run(app, scope, self._replay(body))
+
+    async def _moderate(self, moderate: Moderate, screening: Screening, plan: Plan) -> None:
+        """Answer with the verdict itself: it is what was asked for, so nothing is held against anybody."""
+        assert self.prompt is not None
+        verdict = screening.draw()
+        if judge(plan.rulebook, (), verdict.failures).stops:
+            await self._unavailable()
+            return
+        self.outcome = "moderated"
+        await self._respond(200, moderate(self.prompt, verdict, self.id), b"application/json")
+
+    async def _unavailable(self) -> None:
+        self.outcome = "screening_unavailable"
+        self.engine.metrics.failed_closed("detector")
+        await self.answer_notice(self.notice(503, "screening_unavailable", retry_after=1))
 
     # -- the prompt ----------------------------------------------------------------------------------------------
 
@@ -193,22 +226,21 @@ class Exchange:
         incident = self.incident = standing.recorded or evidence.id
         if strike is not None:
             self.engine.struck(self.subject, standing, strike.category)
+        if not verdict.deciding:
+            await self._unavailable()
+            return
         if verdict.action is Action.ANSWER:
             self.outcome = "answered"
-            await self._answer_instead(safe_answer(verdict, self.language), "stop")
-            return
-        if not verdict.deciding:
-            self.outcome = "screening_unavailable"
-            self.engine.metrics.failed_closed("detector")
-            await self.answer_notice(self.notice(503, "screening_unavailable", retry_after=1))
-            return
-        self.outcome = "blocked"
-        text = message("content_filter", self.language)
-        if strike is not None:
-            text = f"{text} {message('warning', self.language)}"
-        if self.engine.options.refusal == "message":
-            await self._answer_instead(text, "content_filter")
-            return
+            text = safe_answer(verdict, self.language)
+            if await self._answer_instead(text, "stop"):
+                return
+        else:
+            self.outcome = "blocked"
+            text = message("content_filter", self.language)
+            if strike is not None:
+                text = f"{text} {message('warning', self.language)}"
+            if self.engine.options.refusal == "message" and await self._answer_instead(text, "content_filter"):
+                return
         rules = tuple(dict.fromkeys(match.rule.id for match in verdict.deciding))
         first = verdict.deciding[0].finding.segment
         await self.answer_notice(
@@ -225,11 +257,15 @@ class Exchange:
             )
         )
 
-    async def _answer_instead(self, text: str, reason: str) -> None:
+    async def _answer_instead(self, text: str, reason: str) -> bool:
+        """Answer with `text` in the model's place; false where the surface has no words to answer with."""
         assert self.prompt is not None
         body = self.dialect.answer(self.prompt, text, reason, self.id, self.member(labelled=False))
+        if body is None:
+            return False
         media = framing_of(self.dialect).content_type if self.prompt.stream else b"application/json"
         await self._respond(200, body, media)
+        return True
 
     def _prompt_evidence(self, verdict: Verdict, strike: str | None = None) -> Incident:
         assert self.prompt is not None
@@ -343,6 +379,11 @@ class Exchange:
         if self.outcome in ("allowed", "cut") and engine.options.sanctions:
             engine.store.allow(self.subject, self.ended)  # at once: it ends a row of strikes
         engine.accounts.add(self)
+
+    @property
+    def media(self) -> str:
+        """What the answer is: text, vector, image or audio."""
+        return self.prompt.media if self.prompt else "text"
 
     @property
     def prompt_length(self) -> int:

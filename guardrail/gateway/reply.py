@@ -52,6 +52,7 @@ class Reply:
         self._task: asyncio.Task[object] | None = None
         self._cancelled = False
         self._failure: GuardrailError | None = None
+        self._opaque = False  # bytes that the settings let pass as they are
         self._ended = False  # whether the stream's end has been dealt with
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
@@ -115,6 +116,12 @@ class Reply:
         return self._failure is not None or (self._relay is not None and self._relay.stopped)
 
     async def _take_body(self, body: bytes, more: bool) -> None:
+        if self._opaque:
+            self._ended = not more
+            await self._exchange.send({"type": "http.response.body", "body": body, "more_body": more})
+            if not more:
+                self._exchange.outcome = "allowed"
+            return
         if self._relay is not None:
             if body:
                 await self._relay.take(body)
@@ -140,6 +147,8 @@ class Reply:
             self._passing = True
         elif media in framing_of(self._exchange.dialect).media:
             await self._begin_stream(start)
+        elif self._exchange.media == "audio" and (media.startswith(b"audio/") or media == b"application/octet-stream"):
+            await self._begin_opaque(start)
         elif media != b"application/json":
             raise MalformedResponse("the upstream's answer is neither JSON nor a stream as its surface has it")
 
@@ -175,8 +184,8 @@ class Reply:
             exchange.completion_length = screening.length
         else:
             texts, stopped, affixes = self._changes(event, [(channels[number], end) for number, end in ends], verdict)
-        exchange.labelled = True
-        out = dialect.write_reply(event, texts, stopped, affixes, exchange.member(labelled=True))
+        exchange.labelled = exchange.media != "vector"
+        out = dialect.write_reply(event, texts, stopped, affixes, exchange.member(labelled=exchange.labelled))
         exchange.overhead += perf_counter() - started
         await self._send_start([*self._kept_headers(), (b"content-length", b"%d" % len(out))])
         await exchange.send({"type": "http.response.body", "body": out})
@@ -216,6 +225,12 @@ class Reply:
         else:
             await exchange.answer_notice(exchange.notice(self._start["status"], "bad_upstream_response"))
         self._begun = True
+
+    async def _begin_opaque(self, start: Message) -> None:
+        """Let bytes pass as they come: sound, where the settings say so."""
+        self._opaque = self._exchange.labelled = True
+        length = [item for item in start["headers"] if item[0] == b"content-length"]
+        await self._send_start([*self._kept_headers(), *length])
 
     # -- an answer that is streamed ------------------------------------------------------------------------------
 
@@ -287,6 +302,8 @@ class Reply:
             status, code = error.status, error.code
         exchange.outcome = code
         self._let_go()
+        if self._opaque:
+            return  # words within a sound are noise: the connection that breaks says it
         notice = exchange.notice(status, code)
         await exchange.send({"type": "http.response.body", "body": self._dialect.stream_error(notice)})
 
