@@ -62,6 +62,8 @@ FOLDS = (
 NEVER_TRAINED = ("neuron_llmsec", "aig_eval", "cnsafe", "refusal_direction_harmful")
 BENIGN = ("llamafactory_demo", "llama2zh_sft")
 """Ordinary prompts and answers that nothing is trained on: what a source of harmful texts alone is tested against."""
+MISLABELLED = (("aisafetylab", "en", "response"),)
+"""Left out: its labels are those of the prompts, so that its unsafe answers are refusals."""
 LEAST = 30
 
 
@@ -162,6 +164,7 @@ def training_rows(config: TrainConfig, rows: Sequence[Row], topics: dict[str, st
         for row in rows
         if row.source not in (*FOLDS[fold], *NEVER_TRAINED, *BENIGN)
         and not (row.source in OWN and part(row, topics) == fold)
+        and (row.source, row.lang, row.kind) not in MISLABELLED
     ]
     mix = draw_mix(kept, config.mix, config.max_rows, config.seed)
     return with_variants(mix, config) if config.augment else mix
@@ -173,7 +176,7 @@ def tests(rows: Sequence[Row], topics: dict[str, str], fold: int, most: int) -> 
     cells: dict[tuple[str, str, str], dict[str, list[Row]]] = defaultdict(lambda: {"safe": [], "unsafe": []})
     benign: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        if row.label == "borderline":
+        if row.label == "borderline" or (row.source, row.lang, row.kind) in MISLABELLED:
             continue
         if row.source in BENIGN and row.label == "safe":
             benign[row.lang, row.kind].append(row)
