@@ -301,11 +301,12 @@ def compose(
 
 def own_dialects() -> tuple[Dialect, ...]:
     """The dialects that come with the package, one for each surface."""
+    from guardrail.wire.anthropic_messages import AnthropicMessages
     from guardrail.wire.ollama import OllamaChat, OllamaGenerate
     from guardrail.wire.openai_chat import OpenAIChat
     from guardrail.wire.openai_completions import OpenAICompletions
 
-    return (OpenAIChat(), OpenAICompletions(), OllamaChat(), OllamaGenerate())
+    return (OpenAIChat(), OpenAICompletions(), OllamaChat(), OllamaGenerate(), AnthropicMessages())
 
 
 def open_store(settings: Settings, keyring: Keyring, metrics: Metrics) -> Store:

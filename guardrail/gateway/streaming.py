@@ -238,7 +238,7 @@ class Relay:
             self._like = raw
         if event.finished or event.last:
             self._end_run()
-            self._over = event.last
+            self._over = self._over or event.last
             self._end_lanes(None if event.last else event.finished)
         self._queue.append(_Held(event, tuple(ends), perf_counter()))
 
@@ -255,6 +255,8 @@ class Relay:
             channel, texts = self._run
             self._run = None
             self._screening.feed(channel, texts[0] if len(texts) == 1 else "".join(texts))
+            if self._retelling is not None and channel.cut is not None:
+                self._over = True  # what comes after it will not leave, and what is found there is not to be judged
 
     def _end_lane(self, begins: Lane) -> None:
         """The texts of the lanes that begin so are whole: what comes there later is another text."""
@@ -272,12 +274,12 @@ class Relay:
     # -- releasing -----------------------------------------------------------------------------------------------
 
     async def _flush(self) -> None:
-        for channel in self._lanes.values() if self._retelling is None else ():
+        for channel in self._lanes.values() if self._staged is None else ():
             if channel.cut is not None:
                 self.stopped = True
                 return
         if self._whole:
-            if any(channel.cut is not None for channel in self._whole):
+            if self._staged is None and any(channel.cut is not None for channel in self._whole):
                 self.stopped = True
                 return
             self._whole = [c for c in self._whole if not c.settled or c.taken < c.received]
@@ -290,7 +292,7 @@ class Relay:
         if out:
             self._sent_at = now
             await self._emit(out[0] if len(out) == 1 else b"".join(out))
-        if self._retelling is not None and self._queue:
+        if self._staged is not None and self._queue:
             # What waits before the cut is owed its own answer first: where it ends must not depend on what came when.
             ends = self._queue[0].ends
             self.stopped = any(channel.cut is not None and channel.clear < end for _, channel, end in ends)
