@@ -290,6 +290,7 @@ def compose(
             sanctions=settings.sanctions.enabled and not settings.observe,
             label_headers=settings.labels.headers,
             unlabelled_refused=settings.duties.json_needs_client_label and not settings.labels.client_renders_label,
+            unscreened_media=settings.media.unscreened,
             rules_url=settings.provider.rules_url or f"{public}/guardrail/rules",
         ),
     )
@@ -305,8 +306,21 @@ def own_dialects() -> tuple[Dialect, ...]:
     from guardrail.wire.ollama import OllamaChat, OllamaGenerate
     from guardrail.wire.openai_chat import OpenAIChat
     from guardrail.wire.openai_completions import OpenAICompletions
+    from guardrail.wire.openai_embeddings import OpenAIEmbeddings
+    from guardrail.wire.openai_media import OpenAIImages, OpenAISpeech
+    from guardrail.wire.openai_moderations import OpenAIModerations
 
-    return (OpenAIChat(), OpenAICompletions(), OllamaChat(), OllamaGenerate(), AnthropicMessages())
+    return (
+        OpenAIChat(),
+        OpenAICompletions(),
+        OpenAIEmbeddings(),
+        OpenAIModerations(),
+        OpenAIImages(),
+        OpenAISpeech(),
+        OllamaChat(),
+        OllamaGenerate(),
+        AnthropicMessages(),
+    )
 
 
 def open_store(settings: Settings, keyring: Keyring, metrics: Metrics) -> Store:

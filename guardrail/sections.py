@@ -395,6 +395,24 @@ class Stream(Section, frozen=True):
     ] = 10.0
 
 
+class Media(Section, frozen=True):
+    """`[media]`: answers that no detector can read."""
+
+    generated_images: Annotated[
+        Literal["refuse", "pass"],
+        says("Whether pictures may be asked for: they pass unscreened, their prompts do not."),
+    ] = "refuse"
+    generated_audio: Annotated[
+        Literal["refuse", "pass"], says("Whether speech may be asked for: sound passes unscreened, its text does not.")
+    ] = "refuse"
+
+    @property
+    def unscreened(self) -> frozenset[str]:
+        """The media that pass."""
+        chosen = {"image": self.generated_images, "audio": self.generated_audio}
+        return frozenset(medium for medium, choice in chosen.items() if choice == "pass")
+
+
 class Secrets(msgspec.Struct, frozen=True, kw_only=True):
     """What only the environment (or a file that it names) may hold. Shown nowhere."""
 

@@ -30,6 +30,7 @@ from guardrail.sections import (
     ClassifierSettings,
     Identity,
     Labels,
+    Media,
     PathPattern,
     Policies,
     Provider,
@@ -113,6 +114,7 @@ class Settings(Section, frozen=True):
     provider: Provider = Provider()
     sanctions: Sanctions = Sanctions()
     stream: Stream = Stream()
+    media: Media = Media()
     secrets: Annotated[Secrets, Meta(extra={"hidden": True})] = Secrets()
     duties: Annotated[ProfileDefaults, Meta(extra={"hidden": True})] = ProfileDefaults()
 
