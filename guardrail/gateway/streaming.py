@@ -238,7 +238,8 @@ class Relay:
             self._like = raw
         if event.finished or event.last:
             self._end_run()
-            self._over = self._over or event.last
+            if event.last:
+                self._over = True
             self._end_lanes(None if event.last else event.finished)
         self._queue.append(_Held(event, tuple(ends), perf_counter()))
 
@@ -255,8 +256,9 @@ class Relay:
             channel, texts = self._run
             self._run = None
             self._screening.feed(channel, texts[0] if len(texts) == 1 else "".join(texts))
-            if self._retelling is not None and channel.cut is not None:
+            if self._staged is not None and channel.cut is not None and not self._over:
                 self._over = True  # what comes after it will not leave, and what is found there is not to be judged
+                self._end_lanes(None)  # nor can it become a part of what waits before the cut
 
     def _end_lane(self, begins: Lane) -> None:
         """The texts of the lanes that begin so are whole: what comes there later is another text."""
