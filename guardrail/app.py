@@ -242,8 +242,8 @@ def compose(
 ) -> Guard:
     """Make a guard of settings. Reads policies, keys and the model; opens no connection. Raises `GuardrailError`s.
 
-    `detectors` come beside those of the settings, and rules name them; `dialects` beside ours, and win where both
-    speak at a path; `identifier` and `store` stand in the place of ours.
+    `detectors` come beside those of the settings, and rules name them; `dialects` beside ours and those of
+    `[[surfaces]]`, and win where both speak at a path; `identifier` and `store` stand in the place of ours.
     """
     from guardrail.labels.answer import AnswerLabeller
 
@@ -271,7 +271,9 @@ def compose(
             },
         ),
         labeller=AnswerLabeller(settings.provider.code, settings.labels.affix),
-        dialects={path: dialect for dialect in (*own_dialects(), *dialects) for path in dialect.paths},
+        dialects={
+            path: dialect for dialect in (*own_dialects(), *mapped(settings), *dialects) for path in dialect.paths
+        },
         new_id=lambda: str(uuid7()),
         appeal_url=lambda incident: (
             f"{public}/guardrail/appeals?incident={incident}&capability={keyring.capability(incident)}"
@@ -321,6 +323,19 @@ def own_dialects() -> tuple[Dialect, ...]:
         OllamaGenerate(),
         AnthropicMessages(),
     )
+
+
+def mapped(settings: Settings) -> tuple[Dialect, ...]:
+    """The dialects of the app's own APIs, which win where one of ours speaks at the path; raises `SettingsError`."""
+    from guardrail.wire.mapped import Mapped
+
+    taken = {dialect.surface for dialect in own_dialects()} | {DIRECT}
+    for index, surface in enumerate(settings.surfaces):
+        if surface.id in taken:
+            raise SettingsError(
+                f'surfaces[{index}].id: got "{surface.id}", which is one of ours; expected another name'
+            )
+    return tuple(Mapped(surface.layout()) for surface in settings.surfaces)
 
 
 def open_store(settings: Settings, keyring: Keyring, metrics: Metrics) -> Store:

@@ -18,6 +18,8 @@ from msgspec import Meta
 
 from guardrail.core.policy import TenantTerms
 from guardrail.core.sanctions import Ladder
+from guardrail.wire import jsonpath, template
+from guardrail.wire.mapped import Layout
 
 PREFIX = "GUARDRAIL_"
 """What every environment variable of ours begins with."""
@@ -75,6 +77,16 @@ def _check_path_pattern(text: str) -> None:
         raise ValueError(text)
 
 
+def _check_singular(text: str) -> None:
+    if text and not jsonpath.parse(text).singular:
+        raise ValueError(text)
+
+
+def _check_template(text: str, names: frozenset[str]) -> None:
+    if text:
+        template.parse(text, names)
+
+
 def expects(words: str, *checks: Any, **constraints: Any) -> Meta:
     return Meta(extra={"expected": words, "checks": checks}, **constraints)
 
@@ -92,6 +104,24 @@ HeaderName = Annotated[str, expects("a header's name in lower case, such as x-en
 Id = Annotated[str, expects("an id of 1 to 64 letters a-z, digits, - and _", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\Z")]
 PathPattern = Annotated[
     str, expects('a method and a path, such as "GET /v1/models/*" (* as method: any)', _check_path_pattern)
+]
+JsonPath = Annotated[str, expects(jsonpath.WORDS, jsonpath.parse)]
+OneJsonPath = Annotated[
+    str, expects("a JSONPath of names and indices, such as $.token or $.choices[0].text", _check_singular)
+]
+ErrorBody = Annotated[
+    str,
+    expects(
+        "a JSON object with {message}, {code}, {incident} ... in its texts",
+        lambda t: _check_template(t, template.NOTICE),
+    ),
+]
+ClosingBody = Annotated[
+    str,
+    expects(
+        "a JSON object with {code}, {action}, {incident} or {guardrail} in its texts",
+        lambda t: _check_template(t, template.CLOSING),
+    ),
 ]
 UrlPath = Annotated[str, expects("a path such as /v1/chat/completions or /v1/*", pattern=r"^/[^ ]*\Z")]
 KeyHash = Annotated[
@@ -172,6 +202,88 @@ class Route(Section, frozen=True):
     def root(self) -> str:
         """The URL before `/v1`, without a slash at its end."""
         return root_of(self.url)
+
+
+class Surface(Section, frozen=True):
+    """`[[surfaces]]`: an API of the app's own, by where its texts stand. `ignore` counts for requests and answers."""
+
+    id: Annotated[Id, says("Its name in metrics, in records and for `applies_to` of policies.")]
+    path: Annotated[str, says("Its path, as it is asked for."), expects("a path without *", pattern=r"^/[^ *?#]*\Z")]
+    prompt: Annotated[
+        tuple[JsonPath, ...], says("Where a request has what its user wrote; one must be there."), Meta(min_length=1)
+    ]
+    context: Annotated[
+        tuple[JsonPath, ...], says("Where it has earlier turns and the operator's words: screened, never a strike.")
+    ] = ()
+    answer: Annotated[tuple[JsonPath, ...], says("Where a JSON answer has the model's text.")] = ()
+    stream: Annotated[
+        Literal["none", "sse", "jsonl"], says("How answers are streamed: server-sent events, JSON lines, not at all.")
+    ] = "none"
+    stream_if: Annotated[
+        OneJsonPath, says("Where a request says that it wants a stream; empty: it always gets one, if there is one.")
+    ] = ""
+    delta: Annotated[
+        tuple[OneJsonPath, ...], says("Where an event has the next piece of the answer; of further texts, theirs.")
+    ] = ()
+    finish: Annotated[OneJsonPath, says("Where an event says (neither false, null nor empty) that it is the end.")] = ""
+    terminator: Annotated[str, says("What follows the last event as data of its own, such as [DONE]; for sse.")] = ""
+    ignore: Annotated[
+        tuple[JsonPath, ...], says("What is not screened, nor anything below it; all other texts are.")
+    ] = ()
+    end_user: Annotated[OneJsonPath, says('Where it names its end user; believed with identity.end_user = "body".')] = (
+        ""
+    )
+    error: Annotated[ErrorBody, says("The body of refusals and errors; empty: OpenAI's shape.")] = ""
+    closing: Annotated[
+        ClosingBody, says("The last event of a stream that was stopped; empty: `content_filter` at `finish`.")
+    ] = ""
+    member: Annotated[bool, says("Whether answers carry the `guardrail` object.")] = True
+
+    def layout(self) -> Layout:
+        """The same as its dialect reads it."""
+        return Layout(
+            surface=self.id,
+            path=self.path,
+            prompt=_paths(self.prompt),
+            context=_paths(self.context),
+            answer=_paths(self.answer),
+            ignore=_paths(self.ignore),
+            stream=self.stream,
+            stream_if=_path(self.stream_if),
+            delta=_paths(self.delta),
+            finish=_path(self.finish),
+            terminator=self.terminator,
+            end_user=_path(self.end_user),
+            error=template.parse(self.error, template.NOTICE) if self.error else None,
+            closing=template.parse(self.closing, template.CLOSING) if self.closing else None,
+            member=self.member,
+        )
+
+    def misfit(self) -> str:
+        """What of it contradicts the rest, as `key: ...; expected ...`; empty if nothing does."""
+        streamed = ("delta", "finish", "terminator", "stream_if", "closing")
+        given = next((key for key in streamed if getattr(self, key)), "")
+        if self.stream == "none" and given:
+            return f'{given}: it is set and stream is "none"; expected stream = "sse" or "jsonl"'
+        if self.stream == "none" and not self.answer:
+            return "answer: no path; expected where an answer has the model's text"
+        if self.stream != "none" and not self.delta:
+            return "delta: no path; expected where an event has the next piece of the answer"
+        if self.stream_if and not self.answer:
+            return "answer: no path and stream_if is set; expected where an answer that is no stream has its text"
+        if self.terminator and self.stream != "sse":
+            return 'terminator: it is set; expected only with stream = "sse", since lines are JSON'
+        if self.path.startswith("/guardrail/"):
+            return f"path: got {self.path}; expected one that is not below /guardrail, where our own pages are"
+        return ""
+
+
+def _path(text: str) -> jsonpath.JSONPath | None:
+    return jsonpath.parse(text) if text else None
+
+
+def _paths(texts: tuple[str, ...]) -> tuple[jsonpath.JSONPath, ...]:
+    return tuple(jsonpath.parse(text) for text in texts)
 
 
 class Identity(Section, frozen=True):

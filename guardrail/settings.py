@@ -40,6 +40,7 @@ from guardrail.sections import (
     Section,
     Server,
     Stream,
+    Surface,
     Switch,
     Tenant,
     Upstream,
@@ -104,6 +105,7 @@ class Settings(Section, frozen=True):
     server: Server = Server()
     upstream: Upstream = Upstream()
     upstreams: Annotated[tuple[Route, ...], says("More endpoints, chosen by path or model.")] = ()
+    surfaces: Annotated[tuple[Surface, ...], says("APIs of the app's own, read by paths.")] = ()
     identity: Identity = Identity()
     tenants: Annotated[tuple[Tenant, ...], says("Customers, known by their keys.")] = ()
     policies: Policies = Policies()
@@ -300,6 +302,11 @@ def _require(settings: Settings) -> None:
         if not (route.paths or route.models):
             raise SettingsError(f"upstreams[{index}]: no paths and no models; expected one of them, to choose it by")
     _once("upstreams[].id", [route.id for route in settings.upstreams])
+    for index, surface in enumerate(settings.surfaces):
+        if misfit := surface.misfit():
+            raise SettingsError(f"surfaces[{index}].{misfit}")
+    _once("surfaces[].id", [surface.id for surface in settings.surfaces])
+    _once("surfaces[].path", [surface.path.rstrip("/") for surface in settings.surfaces])
     _once("tenants[].id", [tenant.id for tenant in settings.tenants])
     _once("tenants[].key_hashes", [key for tenant in settings.tenants for key in tenant.key_hashes], shown=False)
     classifier = settings.classifier

@@ -62,8 +62,23 @@ def data(event: bytes) -> bytes | None:
 
 
 def event(payload: bytes) -> bytes:
-    """One event that carries `payload` (without line ends)."""
+    """One event that carries `payload`; one of several lines stands in as many lines of data."""
+    if b"\n" in payload or b"\r" in payload:
+        payload = b"\ndata: ".join(_LINE_END.split(payload))
     return b"data: " + payload + b"\n\n"
+
+
+def event_like(payload: bytes, like: bytes) -> bytes:
+    """One event that carries `payload` and has the other lines of the event `like`: its name, its id, comments."""
+    if not like or (like.startswith(b"data: ") and like.find(b"\n") == len(like) - 2):
+        return event(payload)
+    kept = [line + b"\n" for line in _LINE_END.split(like.removeprefix(b"\xef\xbb\xbf")) if line]
+    return b"".join(line for line in kept if line[:5] not in (b"data:", b"data\n")) + event(payload)
+
+
+def without_id(event: bytes) -> bytes:
+    """The event without its id: another one with the same would not be told from it."""
+    return b"".join(line + b"\n" for line in _LINE_END.split(event) if line[:3] != b"id:" and line != b"id")
 
 
 def comment(text: str = "") -> bytes:

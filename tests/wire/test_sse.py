@@ -57,3 +57,16 @@ def test_what_ends_without_its_blank_line_is_closed_and_kept() -> None:
 )
 def test_the_data_of_an_event_is_what_the_standard_says(event: bytes, data: bytes | None) -> None:
     assert sse.data(event) == data
+
+
+def test_data_of_several_lines_stays_data() -> None:
+    assert sse.event(b'{"a":\n1,\r\n"b":2}') == b'data: {"a":\ndata: 1,\ndata: "b":2}\n\n'
+    assert sse.data(sse.event(b"one\ntwo")) == b"one\ntwo"
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_an_event_can_have_the_other_lines_of_another(end: bytes) -> None:
+    like = b"id: 1\nevent: token\ndata: a\ndata: b\ndata\nretry: 5\n\n".replace(b"\n", end)
+    assert sse.event_like(b"new", like) == b"id: 1\nevent: token\nretry: 5\ndata: new\n\n"
+    assert sse.event_like(b"new", sse.without_id(like)) == b"event: token\nretry: 5\ndata: new\n\n"
+    assert sse.event_like(b"new", b"data: old" + end * 2) == b"data: new\n\n"
