@@ -104,7 +104,7 @@ async def test_what_streams_does_not_depend_on_how_bytes_are_cut(make_engine: Ma
         # Some servers spell a text in an event before the one that gives it.
         spelled = [[text] for text in texts] if logprobs == "beside" else [texts[:2], *([t] for t in texts[2:]), []]
         events = [
-            delta(text, **({} if logprobs == "none" else {"logprobs": {"tokens": tokens}}))
+            delta(text, logprobs=None if logprobs == "none" else {"tokens": tokens})
             for text, tokens in zip(texts, spelled, strict=True)
         ]
         raw = b"".join([*events, delta(finish="stop"), DONE])
