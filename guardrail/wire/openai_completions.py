@@ -178,7 +178,7 @@ class OpenAICompletions:
         if payload is None:
             return event.raw
         changes = _without_spelling(texts, msgspec.json.decode(payload).get("choices", []))
-        return sse.event(json.replace(payload, changes))
+        return sse.event_like(json.replace(payload, changes), event.raw)
 
     def mark_event(self, raw: bytes, member: bytes) -> bytes:
         """The event with the `guardrail` object spliced into it."""

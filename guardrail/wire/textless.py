@@ -106,8 +106,7 @@ class Textless:
         payload = sse.data(event.raw)
         if payload is None:
             return event.raw
-        kept = [line for line in event.raw.splitlines(keepends=True) if line.startswith((b"event:", b"id:"))]
-        return b"".join((*kept, sse.event(json.replace(payload, texts))))
+        return sse.event_like(json.replace(payload, texts), event.raw)
 
     def mark_event(self, raw: bytes, member: bytes) -> bytes:
         """The event with the `guardrail` object spliced into it."""
