@@ -7,7 +7,7 @@ if it holds any. What no text can be read from is refused: pictures, and token i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +40,40 @@ _TOOLS = (
 )
 _BLOCKED = "the clean part, then `done` with `done_reason` `content_filter`"
 _CHOICE = 0
+_SHOWN = (_CHOICE, "content")
+
+
+class _Message(msgspec.Struct, forbid_unknown_fields=True):
+    content: str
+    role: str = ""
+
+
+class _ChatLine(msgspec.Struct, forbid_unknown_fields=True):
+    """What nearly every line of a stream is: a stretch of text and nothing else that could hold any."""
+
+    message: _Message
+    model: str = ""
+    created_at: str = ""
+    done: bool = False
+
+    @property
+    def said(self) -> tuple[str, str]:
+        """The text, and all else that is text."""
+        return self.message.content, self.model + self.created_at + self.message.role
+
+
+class _GenerateLine(msgspec.Struct, forbid_unknown_fields=True):
+    """The same of `/api/generate`."""
+
+    response: str
+    model: str = ""
+    created_at: str = ""
+    done: bool = False
+
+    @property
+    def said(self) -> tuple[str, str]:
+        """The text, and all else that is text."""
+        return self.response, self.model + self.created_at
 
 
 class _Ollama:
@@ -49,6 +83,7 @@ class _Ollama:
     paths: tuple[str, ...]
     framing: Framing = jsonl.FRAMING
     text: Path
+    _line: Callable[[bytes], _ChatLine | _GenerateLine]
 
     # -- the request ---------------------------------------------------------------------------------------------
 
@@ -127,6 +162,16 @@ class _Ollama:
 
     def read_event(self, raw: bytes) -> Event:
         """Read one line of a stream; raises `MalformedResponse` for one that cannot be understood."""
+        try:
+            line = self._line(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return self._read_any(raw)
+        text, handles = line.said
+        if line.done or not _HANDLE.fullmatch(handles):
+            return self._read_any(raw)
+        return Event(raw, (Piece(_SHOWN, text, self.text),) if text else ())
+
+    def _read_any(self, raw: bytes) -> Event:
         payload = jsonl.data(raw)
         if payload is None:
             return Event(raw)
@@ -209,6 +254,7 @@ class OllamaChat(_Ollama):
     """The dialect of `/api/chat`."""
 
     surface = "ollama_chat"
+    _line = staticmethod(msgspec.json.Decoder(_ChatLine).decode)
     paths: tuple[str, ...] = ("/api/chat",)
     screened = Screened(
         prompt=(
@@ -241,6 +287,7 @@ class OllamaGenerate(_Ollama):
     """The dialect of `/api/generate`."""
 
     surface = "ollama_generate"
+    _line = staticmethod(msgspec.json.Decoder(_GenerateLine).decode)
     paths: tuple[str, ...] = ("/api/generate",)
     screened = Screened(
         prompt=("prompt", "suffix", "system", "template", "format.properties.*", "*"),

@@ -133,6 +133,22 @@ def test_the_last_line_ends_the_stream_with_its_reason() -> None:
     assert CHAT.read_event(b"\r\n").pieces == ()
 
 
+def test_a_line_is_read_in_the_same_way_whatever_else_is_in_it() -> None:
+    """Lines of nothing but text take a quicker way: what they hold besides must not slip through there."""
+    for dialect, plain in (
+        (CHAT, line("hi 茶")),
+        (GENERATE, b'{"model":"m","response":"hi \xe8\x8c\xb6","done":false}\n'),
+    ):
+        [quick] = dialect.read_event(plain).pieces
+        [slow] = dialect.read_event(plain.replace(b'"done"', b'"eval_count":1,"done"')).pieces
+        assert quick == slow
+        assert quick.text == "hi 茶"
+        odd = plain.replace(b'"model":', b'"model" :').replace(b'"m"', b'"a model that says KABOOM"')
+        assert "a model that says KABOOM" in [piece.text for piece in dialect.read_event(odd).pieces]
+        assert dialect.read_event(plain.replace(b'"done"', b'"note":"KABOOM","done"')).pieces[-1].text == "KABOOM"
+        assert dialect.read_event(plain.replace(b"false", b"true")).last
+
+
 def test_a_call_that_was_cut_is_no_call() -> None:
     call = {"function": {"name": "f", "arguments": {"a": "KABOOM"}}}
     raw = line("", message={"role": "assistant", "content": "", "tool_calls": [call]})
