@@ -311,9 +311,11 @@ def own_dialects() -> tuple[Dialect, ...]:
     from guardrail.wire.openai_embeddings import OpenAIEmbeddings
     from guardrail.wire.openai_media import OpenAIImages, OpenAISpeech
     from guardrail.wire.openai_moderations import OpenAIModerations
+    from guardrail.wire.openai_responses import OpenAIResponses
 
     return (
         OpenAIChat(),
+        OpenAIResponses(),
         OpenAICompletions(),
         OpenAIEmbeddings(),
         OpenAIModerations(),
