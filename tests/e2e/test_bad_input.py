@@ -192,8 +192,11 @@ def test_one_message_of_a_million_characters_is_screened_to_its_end(guardrail: G
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/responses", "/v1/completions/", "/v2/chat/completions", "/v1/chat/completions/x", "/", "/v1/../v1/models"],
-)
+    [
+        "/v1/images/edits", "/v1/audio/transcriptions", "/v1/completion", "/v2/chat/completions",
+        "/v1/chat/completions/x", "/", "/v1/../v1/models",
+    ],
+)  # fmt: skip
 def test_a_path_that_no_dialect_reads_is_refused(path: str, guardrail: Guardrail, upstream: Upstream) -> None:
     before = len(upstream.received)
     answer = httpx.post(f"{guardrail.url}{path}", json={"model": "echo", "input": "hello"})
