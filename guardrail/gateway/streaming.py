@@ -143,7 +143,7 @@ class Relay:
                 raise MalformedResponse("the upstream sent text after it had finished that text")
             if not self.stopped and not self._marked:
                 self._marked = True
-                await self._send(self._dialect.note(self._like, self._member()))
+                await self._send(b"".join([*self._last_affixes(), self._dialect.note(self._like, self._member())]))
 
     # -- when it is cut ------------------------------------------------------------------------------------------
 
@@ -386,6 +386,7 @@ class Relay:
                 raw = self._dialect.mark_event(raw, self._member())
         elif event.last and not self._marked:
             self._marked = True
+            out += self._last_affixes()
             out.append(self._dialect.note(self._like, self._member()))
         out.append(raw)
         if event.step:
@@ -417,6 +418,12 @@ class Relay:
             return []
         affix.placed.add(choice)
         return [self._dialect.delta(self._like, choice, affix.text)]
+
+    def _last_affixes(self) -> list[bytes]:
+        """The labels of choices that the upstream never said were finished, at the end of its stream."""
+        if self._affix is None or self._staged is not None:
+            return []
+        return [event for choice in sorted(self._open - self._finished) for event in self._affix_events(choice)]
 
     def _held_characters(self) -> int:
         return sum(channel.received - channel.taken for channel in (*self._lanes.values(), *self._whole))

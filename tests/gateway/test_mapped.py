@@ -315,3 +315,21 @@ async def test_what_streams_does_not_depend_on_how_bytes_are_cut(stream: Any, ma
             assert end is True
             assert text == whole.replace("hush", "[X]")
     assert cut > 25
+
+
+@pytest.mark.parametrize("stream", ["sse", "jsonl"])
+async def test_the_visible_label_ends_a_stream_with_or_without_a_field_that_says_so(
+    stream: Any, make_engine: MakeEngine
+) -> None:
+    for finish in (None, parse("$.end")):
+        engine = make_engine(position="end")
+        layout = Layout(
+            surface="own", path="/own", prompt=(parse("$.q"),), stream=stream, delta=(parse("$.t"),), finish=finish
+        )
+        engine.dialects = {"/own": Mapped(layout)}
+        events = [b'{"t":"te","n":1}', b'{"t":"xt","n":2}', b'{"end":true}']
+        chunks = [b"data: " + event + b"\n\n" if stream == "sse" else event + b"\n" for event in events]
+        media = "text/event-stream" if stream == "sse" else "application/x-ndjson"
+        answer = await drive(Middleware(ScriptedUpstream(chunks, media=media), engine), "/own", {"q": "hi"})
+        got = answer.events() or [json.loads(line) for line in answer.body.split(b"\n") if line]
+        assert "".join(event.get("t", "") for event in got) == "text\n\n(AI生成 / AI-generated)"

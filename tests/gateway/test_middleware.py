@@ -410,6 +410,14 @@ async def test_the_visible_label_ends_an_answer_once_streamed_or_not(make_engine
     assert answer.events()[-3]["choices"][0]["delta"]["content"] == label, "a delta before the finish"
 
 
+async def test_the_visible_label_ends_a_stream_that_never_says_it_has_finished(make_engine: MakeEngine) -> None:
+    for end in ([b"data: [DONE]\n\n"], []):
+        app = GuardrailMiddleware(ScriptedUpstream([delta("te"), delta("xt"), *end]), make_engine(position="end"))
+        answer = await drive(app, PATH, chat("hi", stream=True))
+        assert answer.text() == "text\n\n(AI生成 / AI-generated)"
+        assert answer.body.endswith(b"".join(end))
+
+
 async def test_the_visible_label_can_begin_an_answer(make_engine: MakeEngine) -> None:
     label = "(AI生成 / AI-generated)\n\n"
     plain = GuardrailMiddleware(
