@@ -18,6 +18,7 @@ from guardrail.core.surface import Event, Lane, Piece
 from guardrail.errors import MalformedResponse
 from guardrail.wire import json, sse
 from guardrail.wire.anthropic_blocks import CALLS, free_texts, put, texts, unreadable
+from guardrail.wire.escapes import Unescaped, written
 from guardrail.wire.fields import read_answer
 
 CONTENT: Lane = (0, "content")
@@ -40,17 +41,19 @@ class _TextEvent(msgspec.Struct, forbid_unknown_fields=True):
 
 _read_text_event = msgspec.json.Decoder(_TextEvent).decode
 _TEXT: Path = ("delta", "text")
+_JSON: Path = ("delta", "partial_json")
 
 
 class AnthropicStream:
     """One stream: reads its events, and knows what the client has got of it."""
 
-    __slots__ = ("_begun", "_begun_reading", "_next", "_next_read", "_open", "_reading", "_tokens")
+    __slots__ = ("_begun", "_begun_reading", "_next", "_next_read", "_open", "_reading", "_tokens", "_written")
 
     def __init__(self) -> None:
         self._begun_reading = False
         self._reading: int | None = None  # the block that the upstream has open
         self._next_read = 0
+        self._written = Unescaped()  # the input of the call that the upstream has open
         self._begun = False  # from here on: what the client has got
         self._open: tuple[int, str] | None = None
         self._next = 0
@@ -63,6 +66,8 @@ class AnthropicStream:
         event, within = _read(raw)
         if within is not None and within != self._reading:
             raise MalformedResponse("the upstream sent a part of a content block that is not open")
+        if any(piece.path == _JSON for piece in event.pieces):
+            event = self._unescaped(event)
         step = event.step
         if step:
             if step[0] == "begin":
@@ -75,9 +80,23 @@ class AnthropicStream:
                 if self._reading is not None or int(step[1]) < self._next_read:
                     raise MalformedResponse("the upstream opened a content block out of turn")
                 self._reading, self._next_read = int(step[1]), int(step[1]) + 1
+                self._written = Unescaped()
             elif step[0] == "shut":
                 self._reading = None
         return event
+
+    def _unescaped(self, event: Event) -> Event:
+        """The event with its piece of JSON as it is to be read; an escape that it cuts in two leaves with the next."""
+        raw, pieces = event.raw, []
+        for piece in event.pieces:
+            if piece.path == _JSON:
+                text, read = self._written.feed(piece.text)
+                payload = sse.data(raw)
+                if text != piece.text and payload is not None:
+                    raw = _with_data(raw, json.replace(payload, {_JSON: text}))
+                piece = piece._replace(text=read)
+            pieces.append(piece)
+        return event._replace(raw=raw, pieces=tuple(pieces))
 
     def sent(self, step: tuple[str | int, ...]) -> None:
         """An event of the upstream's has left for the client."""
@@ -93,7 +112,10 @@ class AnthropicStream:
     def write_event(self, event: Event, texts: Mapping[Path, str]) -> bytes:
         """The event with the texts at these paths changed; its `event:` line stays."""
         payload = sse.data(event.raw)
-        return event.raw if payload is None else _with_data(event.raw, put(payload, texts, empty=True))
+        if payload is None:
+            return event.raw
+        texts = {path: written(text) if path == _JSON else text for path, text in texts.items()}
+        return _with_data(event.raw, put(payload, texts, empty=True))
 
     def mark_event(self, raw: bytes, member: bytes) -> bytes:
         """The event with the `guardrail` object spliced into it."""

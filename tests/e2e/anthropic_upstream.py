@@ -36,6 +36,7 @@ class Say:
     pause: float = 0.0
     end: bytes = b"\n"
     bytewise: bool = False
+    escaped: bool = False  # inputs of calls as ASCII
 
 
 class AnthropicUpstream(Upstream):
@@ -107,7 +108,7 @@ def _closing(say: Say) -> dict[str, Any]:
 def _events(model: str, say: Say) -> Iterator[dict[str, Any]]:
     yield {"type": "message_start", "message": _message(model)}
     for index, block in enumerate(say.blocks):
-        empty, deltas = _streamed(block, say.piece)
+        empty, deltas = _streamed(block, say.piece, say.escaped)
         yield {"type": "content_block_start", "index": index, "content_block": empty}
         if index == 0:
             yield {"type": "ping"}
@@ -119,7 +120,7 @@ def _events(model: str, say: Say) -> Iterator[dict[str, Any]]:
     yield {"type": "message_stop"}
 
 
-def _streamed(block: dict[str, Any], piece: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _streamed(block: dict[str, Any], piece: int, escaped: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A block as it begins, and its deltas."""
     kind = block["type"]
     if kind == "text":
@@ -131,7 +132,7 @@ def _streamed(block: dict[str, Any], piece: int) -> tuple[dict[str, Any], list[d
         deltas.append({"type": "signature_delta", "signature": block["signature"]})
         return {"type": "thinking", "thinking": "", "signature": ""}, deltas
     if kind in ("tool_use", "server_tool_use"):
-        written = json.dumps(block["input"], ensure_ascii=False)
+        written = json.dumps(block["input"], ensure_ascii=escaped)
         parts = ["", *_pieces(written, piece or 4)]
         return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": part} for part in parts]
     return block, []  # results and sealed thoughts come whole

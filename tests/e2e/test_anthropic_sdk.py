@@ -26,7 +26,7 @@ TOOLS: list[Any] = [
 ]
 CALL = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"where": "table", "what": ["bread", "茶"]}}
 SEARCH = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "bread"}}
-FOUND = {
+FOUND: dict[str, Any] = {
     "type": "web_search_tool_result",
     "tool_use_id": "srvtoolu_1",
     "content": [
@@ -57,12 +57,16 @@ ANSWERS: dict[str, Say] = {
     "crlf": Say((text(TALK),), end=b"\r\n"),
     "byte by byte": Say((text("Bread, 茶."), CALL), reason="tool_use", end=b"\r\n", bytewise=True),
 }
+# Half an escape waits for its other half, so that its events are not the upstream's one by one.
+ESCAPED = {
+    "an escaped call": Say(({**CALL, "input": {"what": '茶 😀\n\t"a\\b"'}},), reason="tool_use", escaped=True),
+}
 
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[AnthropicUpstream]:
     server = AnthropicUpstream()
-    server.answers |= ANSWERS
+    server.answers |= ANSWERS | ESCAPED
     server.start()
     yield server
     server.stop()
@@ -121,7 +125,20 @@ def test_a_stream_is_the_upstreams_event_by_event_but_for_the_guardrail_object(
     assert marked[0].guardrail["action"] == "allow"
 
 
-@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("piece", [0, 1, 5, 7])
+def test_escapes_that_a_stream_cuts_in_two_add_up_to_the_same_text(
+    piece: int, client: anthropic.Anthropic, direct: anthropic.Anthropic, upstream: AnthropicUpstream
+) -> None:
+    upstream.answers["streamed"] = dataclasses.replace(ESCAPED["an escaped call"], piece=piece)
+    written = [
+        "".join(e.delta.partial_json for e in ask(each, "streamed", stream=True) if e.type == "content_block_delta")
+        for each in (client, direct)
+    ]
+    assert written[0] == written[1]
+    assert "\\u" in written[0]
+
+
+@pytest.mark.parametrize("kind", [*ANSWERS, *ESCAPED])
 def test_the_sdks_stream_helper_puts_the_same_message_together(
     kind: str, client: anthropic.Anthropic, direct: anthropic.Anthropic
 ) -> None:
@@ -130,7 +147,9 @@ def test_the_sdks_stream_helper_puts_the_same_message_together(
         with each.messages.stream(model=kind, max_tokens=99, messages=USER, tools=TOOLS) as stream:
             found.append(dumped(stream.get_final_message()))
     assert found[0] == found[1]
-    assert [block["type"] for block in found[0]["content"]] == [block["type"] for block in ANSWERS[kind].blocks]
+    assert [block["type"] for block in found[0]["content"]] == [
+        block["type"] for block in (ANSWERS | ESCAPED)[kind].blocks
+    ]
 
 
 def test_a_stream_keeps_every_byte_of_every_other_event(guardrail: Guardrail, upstream: AnthropicUpstream) -> None:
@@ -292,6 +311,20 @@ def test_a_blocked_stream_ends_in_refusal_without_a_character_of_the_phrase(
         assert "forbidden" not in json.dumps(content[1])
     else:
         assert [block for block in content if block.get("text") != ""] == left
+
+
+@pytest.mark.parametrize("phrase", [BLOCKED, BLOCKED.replace(" ", "\n"), "禁止果酱"])
+@pytest.mark.parametrize("piece", [1, 5, 400])
+def test_no_escape_hides_a_phrase_in_a_calls_streamed_input(
+    phrase: str, piece: int, client: anthropic.Anthropic, upstream: AnthropicUpstream
+) -> None:
+    told = {**CALL, "input": {"q": f"see: {phrase}"}}
+    upstream.answers["escaped"] = Say((told,), reason="tool_use", piece=piece, escaped=True)
+    with client.messages.stream(model="escaped", max_tokens=99, messages=USER, tools=TOOLS) as stream:
+        message = stream.get_final_message()
+    assert message.stop_reason == "refusal"
+    assert [block.input for block in message.content if block.type == "tool_use"] in ([], [{}], [{"q": "see: "}])
+    assert ask(client, "escaped").stop_reason == "refusal"
 
 
 def test_the_upstream_is_let_go_when_its_stream_is_blocked(

@@ -318,6 +318,25 @@ async def test_redaction_in_a_stream_rewrites_only_the_events_it_touches(make_en
     assert chunks[5] in answer.body
 
 
+@pytest.mark.parametrize("cuts", [(), (9,), (10,), (12,), (14,), (9, 10, 11, 12, 13, 14)])
+async def test_an_escaped_word_in_a_calls_input_is_found_and_what_is_left_is_json(
+    make_engine: MakeEngine, cuts: tuple[int, ...]
+) -> None:
+    def parts(written: str) -> list[str]:
+        return [written[a:b] for a, b in zip((0, *cuts), (*cuts, len(written)), strict=True)]
+
+    chunks = [BEGIN, *block(0, "tool_use", *parts(r'{"q":"aK\u0041BOOM"}')), *end("tool_use")]
+    answer = await drive(GuardrailMiddleware(ScriptedUpstream(chunks), make_engine()), PATH, ask(stream=True))
+    assert message(answer)["stop_reason"] == "refusal"
+    assert '{"q":"a'.startswith(message(answer)["texts"][0])
+    chunks = [BEGIN, *block(0, "tool_use", *parts(r'{"q":"ah\u0075sh\n\u7206"}')), *end("tool_use")]
+    answer = await drive(GuardrailMiddleware(ScriptedUpstream(chunks), make_engine()), PATH, ask(stream=True))
+    assert json.loads(message(answer)["texts"][0]) == {"q": "a[X]\n爆"}
+    chunks = [BEGIN, *block(0, "tool_use", *parts(r'{"q":"af\u0075sh\n\u7206"}')), *end("tool_use")]
+    answer = await drive(GuardrailMiddleware(ScriptedUpstream(chunks), make_engine()), PATH, ask(stream=True))
+    assert message(answer)["texts"] == [r'{"q":"af\u0075sh\n\u7206"}']
+
+
 async def test_text_that_ends_like_a_phrase_waits_no_longer_than_its_block(make_engine: MakeEngine) -> None:
     """A thought that ends in `KA` is whole once its block has ended: the answer behind it need not wait for more."""
     chunks = [BEGIN, *block(0, "thinking", "so KA"), *block(1, "text", "a")[:-1]]
