@@ -6,7 +6,6 @@ if it holds any. What no text can be read from is refused: pictures, and token i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -18,19 +17,23 @@ from guardrail.core.surface import Ending, Event, Framing, Notice, Piece, Prompt
 from guardrail.errors import MalformedRequest, MalformedResponse, Unreadable
 from guardrail.wire import json, jsonl
 from guardrail.wire.errors import details
+from guardrail.wire.ollama_fields import (
+    CALLS,
+    HANDLE,
+    changes_of,
+    decoded,
+    message_segments,
+    no_images,
+    standing_at,
+    texts_in,
+    unspelled,
+    value_of,
+    without_calls,
+)
 
-_ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
-_HANDLE = re.compile(r"[A-Za-z0-9_.:|+/=-]{0,200}")
-_HANDLES = frozenset(
-    {
-        "id", "type", "index", "format", "role", "tool_call_id", "model", "created_at", "done_reason", "remote_model",
-        "remote_host",
-    }
-)  # fmt: skip  # a server's or client's words, unless they read like text
 _NO_PROMPT = frozenset({"model", "options", "keep_alive", "messages", "context", "images"})  # read apart, or no text
 _OPERATORS = frozenset({"system", "template", "tools", "format"})
 _NO_REPLY = frozenset({"logprobs", "context"})  # they spell the text again, and go where it goes
-_CALLS: Path = ("message", "tool_calls")
 _STOPPED = "content_filter"
 _TOOLS = (
     "tools[].function.name",
@@ -95,7 +98,7 @@ class _Ollama:
         stream = request.get("stream")
         if stream is not None and type(stream) is not bool:
             raise MalformedRequest("stream: expected true or false", param="stream")
-        _no_images(request, ())
+        no_images(request, ())
         if request.get("context"):
             raise Unreadable(
                 "context: token ids cannot be screened; send the conversation as messages of /api/chat", param="context"
@@ -108,22 +111,22 @@ class _Ollama:
         )
 
     def _segments(self, request: dict[str, Any]) -> Iterator[Segment]:
-        yield from _message_segments(request.get("messages"))
+        yield from message_segments(request.get("messages"))
         for key, value in request.items():
             if key not in _NO_PROMPT:
                 role = "system" if key in _OPERATORS else "user"
-                for path, text in _texts(value, (key,)):
+                for path, text in texts_in(value, (key,)):
                     yield Segment(text, role, path, key in ("prompt", "suffix"))
 
     def write_prompt(self, body: bytes, texts: Mapping[Path, str]) -> bytes:
         """The request with the texts at these paths changed and every other value as it came."""
-        return json.replace(body, {path: _value(path, text, {}) for path, text in texts.items()})
+        return json.replace(body, {path: value_of(path, text, {}) for path, text in texts.items()})
 
     # -- an answer that comes at once ----------------------------------------------------------------------------
 
     def read_reply(self, body: bytes) -> Event:
         """Read a whole answer; raises `MalformedResponse`."""
-        answer = _decoded(body, self.text[0])
+        answer = decoded(body, self.text[0])
         return Event(body, tuple(self._pieces(answer)), {_CHOICE: str(answer.get("done_reason") or "stop")}, last=True)
 
     def write_reply(
@@ -141,20 +144,20 @@ class _Ollama:
         body = event.raw
         if texts or stopped or affixes:
             answer = msgspec.json.decode(body)
-            changes = _changes(texts)
-            content = changes.get(self.text, _at(answer, self.text)) or ""
+            changes = changes_of(texts)
+            content = changes.get(self.text, standing_at(answer, self.text)) or ""
             for ending in stopped.values():
                 content += ending.answer
                 changes |= {("done",): True, ("done_reason",): _STOPPED}
-                if _at(answer, _CALLS) is not None:
-                    changes = _without_calls(changes)
+                if standing_at(answer, CALLS) is not None:
+                    changes = without_calls(changes)
             affix = affixes.get(_CHOICE)
             if affix is not None:
                 content = content + affix if affix.startswith("\n") else affix + content
-            if content != (_at(answer, self.text) or ""):
+            if content != (standing_at(answer, self.text) or ""):
                 changes[self.text] = content
             if texts or stopped:
-                changes |= _unspelled(answer)
+                changes |= unspelled(answer)
             body = json.replace(body, changes)
         return json.add_member(body, "guardrail", member)
 
@@ -167,7 +170,7 @@ class _Ollama:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return self._read_any(raw)
         text, handles = line.said
-        if line.done or not _HANDLE.fullmatch(handles):
+        if line.done or not HANDLE.fullmatch(handles):
             return self._read_any(raw)
         return Event(raw, (Piece(_SHOWN, text, self.text),) if text else ())
 
@@ -175,19 +178,19 @@ class _Ollama:
         payload = jsonl.data(raw)
         if payload is None:
             return Event(raw)
-        answer = _decoded(payload, self.text[0])
+        answer = decoded(payload, self.text[0])
         pieces = tuple(self._pieces(answer))
         if answer.get("done"):
             return Event(raw, pieces, {_CHOICE: str(answer.get("done_reason") or "stop")}, last=True)
         # A call comes whole, and the next one may stand at the same place.
-        return Event(raw, pieces, ended=() if _at(answer, _CALLS) is None else ((_CHOICE, "tool_calls"),))
+        return Event(raw, pieces, ended=() if standing_at(answer, CALLS) is None else ((_CHOICE, "tool_calls"),))
 
     def write_event(self, event: Event, texts: Mapping[Path, str]) -> bytes:
         """The line with the texts at these paths changed."""
         payload = jsonl.data(event.raw)
         if payload is None:
             return event.raw
-        changes = _changes(texts) | _unspelled(msgspec.json.decode(payload))
+        changes = changes_of(texts) | unspelled(msgspec.json.decode(payload))
         return jsonl.event(json.replace(payload, changes))
 
     def mark_event(self, raw: bytes, member: bytes) -> bytes:
@@ -241,7 +244,7 @@ class _Ollama:
                 continue
             if key == "message" and self.text[0] == "message" and value.get("images"):
                 raise MalformedResponse("the upstream's answer holds a picture, which cannot be screened")
-            for path, text in _texts(value, (key,)):
+            for path, text in texts_in(value, (key,)):
                 lane = ("content",) if path == self.text else path[1:] if path[0] == "message" else path
                 yield Piece((_CHOICE, *lane), text, path)
 
@@ -298,100 +301,6 @@ class OllamaGenerate(_Ollama):
 
     def _holding(self, text: str) -> dict[str, Any]:
         return {"response": text}
-
-
-def _message_segments(messages: Any) -> Iterator[Segment]:
-    if messages is None:
-        return
-    if not isinstance(messages, list):
-        raise MalformedRequest("messages: expected a list", param="messages")
-    roles = [_role(message, index) for index, message in enumerate(messages)]
-    latest = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
-    for index, message in enumerate(messages):
-        at, role = f"messages[{index}]", roles[index]
-        _no_images(message, ("messages", index))
-        if not isinstance(message.get("content"), str | None):
-            raise MalformedRequest(f"{at}.content: expected text", param=f"{at}.content")
-        for path, text in _texts(message, ("messages", index)):
-            yield Segment(text, role, path, index >= latest and role == "user")
-
-
-def _role(message: Any, index: int) -> str:
-    if not isinstance(message, dict):
-        raise MalformedRequest(f"messages[{index}]: expected an object", param=f"messages[{index}]")
-    role = message.get("role")
-    if not isinstance(role, str) or not _ROLE.fullmatch(role):
-        raise MalformedRequest(f"messages[{index}].role: expected a role name", param=f"messages[{index}].role")
-    return role
-
-
-def _no_images(holder: dict[str, Any], at: Path) -> None:
-    if holder.get("images"):
-        where = f"messages[{at[1]}].images" if at else "images"
-        raise Unreadable(f"{where}: pictures cannot be screened; accepted: text", param=where)
-
-
-def _texts(value: Any, at: Path) -> Iterator[tuple[Path, str]]:
-    """Every text within `value`. A call's arguments are one, as JSON: a model chooses their names as well."""
-    if isinstance(value, dict) and at[-1] == "arguments":
-        if value:
-            yield at, json.encode(value).decode()
-    elif isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _texts(item, (*at, key))
-    elif isinstance(value, str) and value and not (at[-1] in _HANDLES and _HANDLE.fullmatch(value)):
-        yield at, value
-
-
-def _value(path: Path, text: str, otherwise: Any) -> Any:
-    """What to put at a path of `_texts` for a text that was changed: JSON again where it was, if it still is."""
-    if path[-1] != "arguments":
-        return text
-    try:
-        return msgspec.Raw(text.encode()) if isinstance(msgspec.json.decode(text), dict) else otherwise
-    except msgspec.DecodeError:
-        return otherwise
-
-
-def _changes(texts: Mapping[Path, str]) -> dict[Path, Any]:
-    """What to change in an answer. Where a call's arguments were cut no calls are left: half a call is none."""
-    changes = {path: _value(path, text, None) for path, text in texts.items()}
-    return _without_calls(changes) if None in changes.values() else changes
-
-
-def _without_calls(changes: dict[Path, Any]) -> dict[Path, Any]:
-    return {path: value for path, value in changes.items() if path[:2] != _CALLS} | {_CALLS: None}
-
-
-def _decoded(body: bytes, key: str | int) -> dict[str, Any]:
-    try:
-        answer = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise MalformedResponse("the upstream's answer is not JSON") from None
-    if isinstance(answer, dict) and "error" in answer and key not in answer:
-        raise MalformedResponse("the upstream reported an error in its answer")
-    holder = answer.get(key) if isinstance(answer, dict) else None
-    if not isinstance(holder, dict if key == "message" else str):
-        raise MalformedResponse(f"the upstream's answer has no {key}")
-    if isinstance(holder, dict) and not isinstance(holder.get("content"), str | None):
-        raise MalformedResponse("the upstream's answer has a message whose content is no text")
-    return dict(answer)
-
-
-def _unspelled(answer: dict[str, Any]) -> dict[Path, Any]:
-    """What takes out the fields that spell a text again, token by token."""
-    found: dict[Path, Any] = {}
-    if answer.get("logprobs") is not None:
-        found[("logprobs",)] = None
-    if answer.get("context") is not None:
-        found[("context",)] = []
-    return found
-
-
-def _at(value: Any, path: Path) -> Any:
-    for step in path:
-        value = value.get(step) if isinstance(value, dict) else None
-    return value
 
 
 def _base(like: bytes | None) -> dict[str, Any]:

@@ -180,8 +180,11 @@ def test_a_blocked_plain_answer_keeps_its_clean_part(client: ollama.Client, upst
     assert (plain.response, plain.context) == ("Clean words, then ", [])
 
 
-def test_a_blocked_call_is_not_delivered(client: ollama.Client, upstream: OllamaUpstream) -> None:
-    upstream.answers["bad"] = Say("Let me see.", calls=({"function": {"name": "f", "arguments": {"a": BLOCKED}}},))
+@pytest.mark.parametrize("arguments", [{"a": BLOCKED}, {BLOCKED: 1}, {"a": ["x", BLOCKED.replace(" ", "\n")]}])
+def test_a_blocked_call_is_not_delivered(
+    arguments: dict[str, Any], client: ollama.Client, upstream: OllamaUpstream
+) -> None:
+    upstream.answers["bad"] = Say("Let me see.", calls=({"function": {"name": "f", "arguments": arguments}},))
     assert client.chat("bad", messages=USER).message.tool_calls is None
     parts = list(client.chat("bad", messages=USER, stream=True))
     assert not any(part.message.tool_calls for part in parts)

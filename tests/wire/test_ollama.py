@@ -94,6 +94,16 @@ def test_the_arguments_of_a_call_are_one_text_with_the_names_that_a_model_chose(
     assert json.loads(cut)["messages"][0]["tool_calls"][0]["function"]["arguments"] == {}
 
 
+def test_white_space_in_arguments_is_read_as_such_and_written_as_json() -> None:
+    call = {"function": {"name": "f", "arguments": {"a": 'one\ntwo\tthree \\n "q" \u2028'}}}
+    event = CHAT.read_event(line("", message={"role": "assistant", "content": "", "tool_calls": [call]}))
+    arguments = event.pieces[-1]
+    assert arguments.text == '{"a":"one\vtwo\fthree \\\\n \\"q\\" \u2028"}'
+    out = CHAT.write_event(event, {arguments.path: arguments.text.replace("one", "[X]")})
+    [written] = json.loads(out)["message"]["tool_calls"]
+    assert written["function"]["arguments"] == {"a": '[X]\ntwo\tthree \\n "q" \u2028'}
+
+
 def test_an_answer_keeps_every_byte_and_gains_one_member() -> None:
     body = b'{ "message": {"role":"assistant","content":"ok"}, "done":true, "total_duration":1.50, "x":[1e3] }\n'
     out = CHAT.write_reply(CHAT.read_reply(body), {}, {}, {}, MEMBER)
