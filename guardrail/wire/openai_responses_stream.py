@@ -39,6 +39,7 @@ _HOLDERS: dict[str, tuple[Key, str]] = {
     "response.output_item": ((), "item"),
     "response.content_part": (("content", "content_index"), "part"),
     "response.reasoning_summary_part": (("summary", "summary_index"), "part"),
+    "response.reasoning_part": (("content", "content_index"), "part"),  # vLLM's
     "response.output_text.annotation": (("content", "content_index", "annotations", "annotation_index"), "annotation"),
 }
 _LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -64,6 +65,8 @@ class _TextDelta(msgspec.Struct, forbid_unknown_fields=True):
     obfuscation: str = ""
 
 
+_USUAL = b"event: response.output_text.delta\ndata: "
+_DELTA: Path = ("delta",)
 _read_text_delta = msgspec.json.Decoder(_TextDelta).decode
 
 
@@ -84,7 +87,8 @@ class ResponseStream:
 
     def read_event(self, raw: bytes) -> Event:
         """Read the next event; raises `MalformedResponse` for one that cannot be understood."""
-        payload = sse.data(raw)
+        usual = raw.startswith(_USUAL) and raw.find(b"\n", len(_USUAL)) == len(raw) - 2 and b"\r" not in raw
+        payload = raw[len(_USUAL) : -2] if usual else sse.data(raw)
         if payload is None:
             return Event(raw)
         if payload.strip() == b"[DONE]":
@@ -100,11 +104,10 @@ class ResponseStream:
                 return self._read_any(raw, payload)
             self._item_id = delta.item_id
         memo = Memo(delta.type, delta.sequence_number)
-        memo.odd = _is_odd(raw, delta.type)
+        memo.odd = not usual and _is_odd(raw, delta.type)
         pieces: list[Piece] = []
-        self._lanes.add(
-            memo, pieces, ("delta",), delta.delta, (delta.output_index, "content", delta.content_index, "text"), True
-        )
+        key = (delta.output_index, "content", delta.content_index, "text")
+        self._lanes.add(memo, pieces, _DELTA, delta.delta, key, True)
         return Event(raw, tuple(pieces), memo=memo)
 
     def _read_any(self, raw: bytes, payload: bytes) -> Event:

@@ -13,6 +13,7 @@ import pytest
 from guardrail.gateway.middleware import GuardrailMiddleware
 from guardrail.testing import Answer, ScriptedUpstream, drive
 from tests.gateway.conftest import MakeEngine
+from tests.gateway.test_middleware import Picky, Slow
 from tests.responses import (
     KINDS,
     answer,
@@ -465,6 +466,39 @@ async def test_a_stream_that_breaks_ends_with_an_error_and_without_uncleared_tex
     found = await ask(make_engine, chunks)
     assert deltas(found) == ""
     assert found.events()[-1]["error"]["code"] == "bad_upstream_response"
+
+
+async def test_a_late_verdict_ends_a_stream_where_its_text_ends_and_nothing_overtakes_it(
+    make_engine: MakeEngine,
+) -> None:
+    items = [reasoning("A good thought. And a bad one. More."), message("Fine. All fine."), function_call("f", "{}")]
+    found = await ask(make_engine, stream(items), detectors={"blocked": Slow(0.02)})
+    assert deltas(found, "response.reasoning_summary_text.delta") == "A good thought."
+    assert check_stream(found)["output"] == []
+    assert deltas(found) == ""
+    clean = [reasoning("A good thought. Another."), message("Fine. All fine.")]
+    chunks = stream(clean)
+    found = await ask(make_engine, chunks, detectors={"blocked": Slow(0.02)})
+    assert found.body.startswith(b"".join(chunks[:-1]))
+    assert check_stream(found)["output"] == clean
+
+
+async def test_a_detector_that_fails_in_mid_stream_closes_the_way(make_engine: MakeEngine) -> None:
+    found = await ask(make_engine, stream([message("A text.")]), detectors={"blocked": Picky()})
+    assert deltas(found) == ""
+    assert b"A text" not in found.body
+    last = found.events()[-1]
+    assert last.get("type") == "response.incomplete" or last["error"]["code"] == "screening_unavailable"
+
+
+async def test_a_stream_without_its_last_event_is_given_whole_and_labelled_in_a_comment(
+    make_engine: MakeEngine,
+) -> None:
+    *chunks, _ = stream([message("fine")])
+    found = await ask(make_engine, chunks)
+    assert found.body.startswith(b"".join(chunks))
+    assert found.body[len(b"".join(chunks)) :].startswith(b': guardrail {"action":"allow"')
+    assert found.complete
 
 
 @pytest.mark.parametrize("position", ["start", "end"])
