@@ -19,11 +19,18 @@ TOOL_ENDINGS = frozenset({"tool_calls", "function_call", "tool_use", "pause_turn
 """Reasons for which an answer ends that leave the next word to a program: no label is put behind such an answer."""
 
 
+MOST_EVENT = 8 << 20
+"""Most bytes that one event of a stream may have: it is held until it is whole."""
+
+
 class Splitter(Protocol):
     """Cuts the bytes of one stream into whole events, byte for byte, however they arrive."""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take the next bytes; the events that are whole now, each with what ends it."""
+        """Take the next bytes; the events that are whole now, each with what ends it.
+
+        Raises `MalformedResponse` when more than `MOST_EVENT` bytes have come without an end.
+        """
 
     def finish(self) -> bytes:
         """The stream has ended: what was left without its end, closed; empty if nothing was."""

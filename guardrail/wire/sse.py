@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from guardrail.core.surface import Framing
+from guardrail.core.surface import MOST_EVENT, Framing
+from guardrail.errors import MalformedResponse
 
 # Atomic, so that CRLF is never read as two line ends. U+2028 and friends are text here, unlike in str.splitlines().
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
@@ -28,7 +29,7 @@ class Splitter:
                 return [buffer]
             end = buffer.rfind(b"\n\n")
             if end < 0:
-                self._rest = buffer
+                self._keep(buffer)
                 return []
             self._rest = buffer[end + 2 :]
             # An event may be followed by further blank lines: they stay with the event before them.
@@ -39,8 +40,13 @@ class Splitter:
                 break  # its LF may still be on the way
             events.append(buffer[start : match.end()])
             start = match.end()
-        self._rest = buffer[start:]
+        self._keep(buffer[start:])
         return events
+
+    def _keep(self, rest: bytes) -> None:
+        if len(rest) > MOST_EVENT:
+            raise MalformedResponse("the upstream sent an event that does not end")
+        self._rest = rest
 
     def finish(self) -> bytes:
         """What was left without its blank line when the stream ended, closed; empty if nothing was."""

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from guardrail.errors import MalformedResponse
 from guardrail.wire import jsonl
 
 STREAM = '{"t":"a\u2028b\u0085c\x0b"}\n\n{"t":"中文"}\n \t\n{"t":"😀"}\n'.encode()
@@ -48,3 +49,14 @@ def test_a_line_that_we_write_is_one_line_for_whoever_reads_it() -> None:
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
     assert jsonl.data(b'\xef\xbb\xbf{"a":1}\r\n') == b'{"a":1}'
+
+
+def test_a_line_that_does_not_end_is_not_kept_for_ever() -> None:
+    splitter = jsonl.Splitter()
+    piece = b"a" * (1 << 20)
+    for _ in range(20):
+        assert splitter.feed(piece + b"\n")
+    for _ in range(8):
+        assert splitter.feed(piece) == []
+    with pytest.raises(MalformedResponse):
+        splitter.feed(b"a")

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from guardrail.errors import MalformedResponse
 from guardrail.wire import sse
 
 STREAM = (
@@ -70,3 +71,15 @@ def test_an_event_can_have_the_other_lines_of_another(end: bytes) -> None:
     assert sse.event_like(b"new", like) == b"id: 1\nevent: token\nretry: 5\ndata: new\n\n"
     assert sse.event_like(b"new", sse.without_id(like)) == b"event: token\nretry: 5\ndata: new\n\n"
     assert sse.event_like(b"new", b"data: old" + end * 2) == b"data: new\n\n"
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+def test_an_event_that_does_not_end_is_not_kept_for_ever(end: bytes) -> None:
+    splitter = sse.Splitter()
+    piece = b"data: " + b"a" * (1 << 20)
+    for _ in range(20):
+        assert splitter.feed(piece + end)
+    for _ in range(7):
+        assert splitter.feed(piece + end[: len(end) // 2]) == []
+    with pytest.raises(MalformedResponse):
+        splitter.feed(piece * 2)
