@@ -213,6 +213,8 @@ def _read(raw: bytes) -> tuple[Event, int | None]:
 
 
 def _read_any(raw: bytes, payload: bytes) -> tuple[Event, int | None]:
+    if payload.strip() == b"[DONE]":  # not of this API, but servers that also speak OpenAI's end with it
+        return Event(raw, last=True), None
     body = read_answer(payload)
     kind = body.get("type")
     if kind in ("content_block_start", "content_block_delta", "content_block_stop"):

@@ -60,8 +60,8 @@ class AnthropicUpstream(Upstream):
             return await _error(out, 404, "not_found_error", "model: missing")
         say = self.answers.get(model) or Say(({"type": "text", "text": _said(asked)},))
         if not asked.get("stream"):
-            body = json.dumps({**_message(model), **_closing(say)}, ensure_ascii=False).encode()
-            return await out.whole(200, "application/json", body, request_id="req_e2e")
+            whole = json.dumps({**_message(model), **_closing(say)}, ensure_ascii=False).encode()
+            return await out.whole(200, "application/json", whole, request_id="req_e2e")
         await out.start(200, "text/event-stream; charset=utf-8", request_id="req_e2e")
         for number, body in enumerate(_events(model, say)):
             if number == 4 and model == "overloaded-stream":

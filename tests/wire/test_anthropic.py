@@ -281,7 +281,6 @@ def test_text_of_ours_goes_into_the_open_text_block_or_into_one_of_its_own() -> 
         [BEGIN, event("content_block_start", index="0", content_block=text(""))],
         [BEGIN, event("content_block_start", index=0)],
         [BEGIN, b"data: {\n\n"],
-        [BEGIN, b"data: [DONE]\n\n"],
     ],
 )
 def test_events_out_of_turn_are_the_upstreams_fault(events: list[bytes]) -> None:
@@ -298,6 +297,10 @@ def test_a_changed_event_keeps_its_other_lines_and_their_ends() -> None:
         b'id: 7\r\nevent: content_block_delta\r\ndata: {"type":"content_block_delta","index":0,'
         b'"delta":{"type":"text_delta","text":"a [X] b"},"n":1.10}\r\n\r\n'
     )
+
+
+def test_a_servers_done_ends_the_stream_too() -> None:
+    assert through(BEGIN).read_event(b"data: [DONE]\n\n").last
 
 
 def test_a_comment_passes_and_a_ping_carries_nothing() -> None:
