@@ -20,7 +20,7 @@ from guardrail.wire import json
 from guardrail.wire.errors import openai_error
 from guardrail.wire.openai_chat import join_affix
 from guardrail.wire.openai_responses_events import response, written_message
-from guardrail.wire.openai_responses_fields import HANDLE, SCREENED, Media, others, texts
+from guardrail.wire.openai_responses_fields import HANDLE, SCREENED, Media, others, read_json, texts, write_json
 from guardrail.wire.openai_responses_request import read_request
 from guardrail.wire.openai_responses_stream import ResponseStream
 
@@ -44,7 +44,7 @@ class OpenAIResponses:
 
     def write_prompt(self, body: bytes, texts: Mapping[Path, str]) -> bytes:
         """The request with the texts at these paths changed and every other value as it came."""
-        return json.replace(body, texts)
+        return json.replace(body, {path: write_json(path, text) for path, text in texts.items()})
 
     def follow(self, prompt: Prompt) -> OpenAIResponses:
         """The dialect of the one answer to `prompt`."""
@@ -70,7 +70,7 @@ class OpenAIResponses:
                     found = [item for item in others(key, value, (key,)) if item[1] not in self._told]
                 for path, text in found:
                     lane = ("content",) if _is_shown(output, path) else path
-                    pieces.append(Piece((len(pieces), *lane), text, path))
+                    pieces.append(Piece((len(pieces), *lane), read_json(path, text), path))
         except Media:
             raise MalformedResponse("the upstream's answer holds media, which cannot be screened") from None
         return Event(body, tuple(pieces), dict.fromkeys(range(len(pieces)), "stop"), last=True)
@@ -88,7 +88,7 @@ class OpenAIResponses:
         A stopped answer keeps the items before the stop and, of a message, the part before it; calls and results that
         would not be whole are left out. It is `incomplete`, and `incomplete_details.reason` is `content_filter`.
         """
-        changes: dict[Path, Any] = dict(texts)
+        changes: dict[Path, Any] = {path: write_json(path, text) for path, text in texts.items()}
         if texts or stopped or affixes:
             body = msgspec.json.decode(event.raw)
             for piece in event.pieces:

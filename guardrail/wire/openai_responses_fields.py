@@ -9,6 +9,7 @@ from typing import Any
 from guardrail.core.content import Path
 from guardrail.core.surface import Screened
 from guardrail.wire import json
+from guardrail.wire.escapes import Unescaped, written
 
 HANDLE = re.compile(r"[A-Za-z0-9_.:|+/=-]{0,200}")
 """What a handle looks like; a handle that does not is read as text."""
@@ -78,6 +79,21 @@ def texts(value: Any, at: Path, *, pictures: bool = False) -> Iterator[tuple[Pat
     elif isinstance(value, list):
         for index, below in enumerate(value):
             yield from texts(below, (*at, index), pictures=pictures)
+
+
+def is_json(path: Path) -> bool:
+    """Whether the text at `path` of a body is a call's arguments: JSON text, read as what its escapes mean."""
+    return len(path) == 3 and path[0] in ("input", "output") and path[2] == "arguments"
+
+
+def read_json(path: Path, text: str) -> str:
+    """A text of a body as it is to be read."""
+    return Unescaped().feed(text)[1] if is_json(path) else text
+
+
+def write_json(path: Path, text: str) -> str:
+    """A text that was read, and changed, as it is to stand in the body."""
+    return written(text) if is_json(path) else text
 
 
 def tool_texts(value: Any, at: Path) -> Iterator[tuple[Path, str]]:

@@ -7,6 +7,7 @@ from typing import Any
 from guardrail.core.content import Path
 from guardrail.core.surface import Piece
 from guardrail.errors import MalformedResponse
+from guardrail.wire.escapes import Unescaped, written
 
 Key = tuple[str | int, ...]
 """The place of a text: the number of its item in `output`, then its path within the item."""
@@ -17,7 +18,7 @@ _VERSIONS = 16  # of one text, each different from the others
 class Lane:
     """One text of the answer: what came of it and what of that has left."""
 
-    __slots__ = ("came", "closed", "ended", "key", "left", "number", "pending", "shown")
+    __slots__ = ("came", "closed", "ended", "escapes", "key", "left", "number", "pending", "shown")
 
     def __init__(self, key: Key, number: int, shown: bool) -> None:
         self.key = key
@@ -28,6 +29,8 @@ class Lane:
         self.ended = False  # nothing more comes
         self.closed = False  # the event that ended it has left
         self.pending = ""  # words of ours for a text that comes at once
+        # A call's arguments are JSON text, and read as what its escapes mean.
+        self.escapes = Unescaped() if key[-1] == "arguments" and type(key[0]) is int else None
 
     @property
     def name(self) -> Key:
@@ -43,12 +46,25 @@ class Lane:
 
 
 class Place:
-    """Where an event tells (a piece of) a text: `new` if for the first time, `whole` if all of it up to here."""
+    """Where an event tells (a piece of) a text: `new` if for the first time, `whole` if all of it up to here.
 
-    __slots__ = ("lane", "new", "path", "text", "whole")
+    `text` stands there; what of it is new is `came`, read as `read`.
+    """
 
-    def __init__(self, path: Path, lane: Lane, text: str, new: bool, whole: bool) -> None:
-        self.path, self.lane, self.text, self.new, self.whole = path, lane, text, new, whole
+    __slots__ = ("came", "lane", "new", "path", "read", "text", "whole")
+
+    def __init__(self, path: Path, lane: Lane, text: str, new: str, whole: bool) -> None:
+        self.path, self.lane, self.text, self.whole = path, lane, text, whole
+        self.new = bool(new)
+        self.came = self.read = new
+        if new and lane.escapes is not None:
+            self.came, self.read = lane.escapes.feed(new)
+
+    def left(self, text: str) -> str:
+        """What leaves of the new text, if `text` is left of what was read."""
+        if self.lane.escapes is None:
+            return text
+        return self.came if text == self.read else written(text)
 
 
 class Memo:
@@ -88,9 +104,13 @@ class Lanes:
         """A text goes on."""
         lane = self._lane(key, shown)
         if text:
-            lane.came.append(text)
-            pieces.append(Piece(lane.name, text, path))
-            memo.places.append(Place(path, lane, text, True, False))
+            self._come(memo, pieces, Place(path, lane, text, text, False), text)
+
+    def _come(self, memo: Memo, pieces: list[Piece], place: Place, text: str) -> None:
+        place.lane.came.append(text)
+        memo.places.append(place)
+        if place.read:
+            pieces.append(Piece(place.lane.name, place.read, place.path))
 
     def again(
         self,
@@ -107,12 +127,10 @@ class Lanes:
         lane = self._lane(key, shown)
         came = lane.whole()
         if came == text:
-            memo.places.append(Place(path, lane, text, False, True))
+            memo.places.append(Place(path, lane, text, "", True))
         elif not lane.ended and text.startswith(came):
             more = text[len(came) :]
-            lane.came.append(more)
-            pieces.append(Piece(lane.name, more, path))
-            memo.places.append(Place(path, lane, text, True, True))
+            self._come(memo, pieces, Place(path, lane, text, more, True), more)
         else:
             # It says something else than before: another text, which may come again, too.
             if len(key) > 1 and key[1 : 1 + _VERSIONS] == ("!",) * _VERSIONS:

@@ -10,7 +10,7 @@ from guardrail.core.content import Content, Direction, Path, Segment
 from guardrail.core.surface import Prompt
 from guardrail.errors import MalformedRequest, Unreadable
 from guardrail.wire import json
-from guardrail.wire.openai_responses_fields import NAMES, Media, others, texts
+from guardrail.wire.openai_responses_fields import NAMES, Media, others, read_json, texts
 
 _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 _PARTS = frozenset({"input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"})
@@ -108,7 +108,7 @@ def _input(value: Any) -> Iterator[Segment]:
             elif content is not None and not isinstance(content, str):
                 where = _where((*at, "content"))
                 raise MalformedRequest(f"{where}: expected text or a list of parts", param=where)
-        yield from (Segment(text, role, path, asked) for path, text in texts(item, at))
+        yield from (Segment(read_json(path, text), role, path, asked) for path, text in texts(item, at))
 
 
 def _role(item: Any, at: Path) -> str:

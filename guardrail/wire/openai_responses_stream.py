@@ -210,7 +210,7 @@ class ResponseStream:
         for place in memo.places:
             lane = place.lane
             if place.new:
-                left = texts.get(place.path, "")
+                left = place.left(texts.get(place.path, ""))
                 lane.left.append(left)
                 if place.whole and lane.pending:
                     words, lane.pending = lane.pending, ""

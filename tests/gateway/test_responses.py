@@ -361,6 +361,31 @@ async def test_a_picture_passes_only_where_the_settings_say_so(make_engine: Make
     assert b"KABOOM" not in passed.body
 
 
+@pytest.mark.parametrize("piece", [1, 2, 3, 5, 8, 1000])
+async def test_escapes_in_a_calls_arguments_hide_nothing(make_engine: MakeEngine, piece: int) -> None:
+    clean = r'{"a": "\u7981\ud83d\ude00\n\"b\\u0041", "c": "\u0041"}'
+    chunks = stream([function_call("f", clean)], piece=piece)
+    found = await ask(make_engine, chunks)
+    response = check_stream(found)
+    assert response["output"][0]["arguments"] == clean
+    assert deltas(found, "response.function_call_arguments.delta") == clean
+    redacted = r'{"a": "\n\u0068u\u0073h \u7981"}'
+    found = await ask(make_engine, stream([function_call("f", redacted)], piece=piece))
+    told = check_stream(found)["output"][0]["arguments"]
+    assert json.loads(told) == {"a": "\n[X] 禁"}
+    assert deltas(found, "response.function_call_arguments.delta") == told
+    whole = (await ask_whole(make_engine, answer([function_call("f", redacted)]))).json()
+    assert json.loads(whole["output"][0]["arguments"])["a"].strip() == "[X] 禁"
+    blocked = r'{"a": "well \u004bAB\u004f\u004fM"}'
+    found = await ask(make_engine, stream([function_call("f", blocked)], piece=piece))
+    assert found.events()[-1]["type"] == "response.incomplete"
+    assert deltas(found, "response.function_call_arguments.delta") == '{"a": "well '
+    assert (await ask_whole(make_engine, answer([function_call("f", blocked)]))).json()["output"] == []
+    upstream = ScriptedUpstream([])
+    body = {"model": "m", "input": [function_call("f", blocked)]}
+    assert (await drive(GuardrailMiddleware(upstream, make_engine()), PATH, body)).status == 400
+
+
 async def test_what_is_told_again_is_screened_once(make_engine: MakeEngine) -> None:
     engine = make_engine()
     decisions: list[Any] = []
