@@ -20,7 +20,7 @@ from guardrail.wire import json
 from guardrail.wire.errors import openai_error
 from guardrail.wire.openai_chat import join_affix
 from guardrail.wire.openai_responses_events import response, written_message
-from guardrail.wire.openai_responses_fields import HANDLE, SCREENED, Media, others, read_json, texts, write_json
+from guardrail.wire.openai_responses_fields import HANDLE, SCREENED, Media, others, read_json, texts, word, write_json
 from guardrail.wire.openai_responses_request import read_request
 from guardrail.wire.openai_responses_stream import ResponseStream
 
@@ -200,14 +200,11 @@ def _cut_message(item: dict[str, Any], first: Path, changes: Mapping[Path, Any],
     parts: list[dict[str, Any]] = []
     if len(first) > 3 and first[2] == "content" and isinstance(content, list):
         for index, part in enumerate(content[: int(first[3]) + 1]):
-            here = (*first[:3], index)
-            field = "refusal" if part.get("type") == "refusal" else "text"
-            text = changes.get((*here, field), part.get(field)) or ""
+            field = "refusal" if word(part, "type") == "refusal" else "text"
+            text = changes.get((*first[:3], index, field), word(part, field))
             # What stands beside the text (notes to sources, a vendor's members) stays behind.
-            kept: dict[str, Any] = {"type": part.get("type"), field: text}
-            if field == "text":
-                kept["annotations"] = []
-            parts.append(kept)
+            more: dict[str, Any] = {"annotations": []} if field == "text" else {}
+            parts.append({"type": "refusal" if field == "refusal" else "output_text", field: text, **more})
     if words:
         if parts and parts[-1]["type"] == "output_text":
             parts[-1]["text"] += words

@@ -51,7 +51,7 @@ class Frame:
                 self._done.add(index)
         elif kind.startswith("response.content_part.") and index in self._items:
             item = self._items[index]
-            content = item["content"] = list(item.get("content") or ())
+            content = item["content"] = list(item["content"]) if isinstance(item.get("content"), list) else []
             position = index_of(body, "content_index", len(content))
             content[position : position + 1] = [body.get("part")]
 
@@ -107,7 +107,9 @@ class Frame:
     def _close_message(self, index: int) -> Iterator[bytes]:
         item = self._items[index]
         parts = []
-        for position, part in enumerate(item.get("content") or ()):
+        for position, part in enumerate(item["content"] if isinstance(item.get("content"), list) else ()):
+            if not isinstance(part, dict):
+                continue
             kind = "refusal" if part.get("type") == "refusal" else "output_text"
             field = "refusal" if kind == "refusal" else "text"
             lane = self._lanes.at((index, "content", position, field))

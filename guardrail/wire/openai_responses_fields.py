@@ -59,6 +59,12 @@ class Media(ValueError):
         self.path = path
 
 
+def word(value: Any, key: str) -> str:
+    """The text of a member, empty where there is none."""
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, str) else ""
+
+
 def texts(value: Any, at: Path, *, pictures: bool = False) -> Iterator[tuple[Path, str]]:
     """Every text within an item, a content part or another member, with where it stands; raises `Media`.
 
@@ -68,13 +74,15 @@ def texts(value: Any, at: Path, *, pictures: bool = False) -> Iterator[tuple[Pat
         if value and not _is_handle(at, value):
             yield at, value
     elif isinstance(value, dict):
-        kind = value.get("type")
+        kind = word(value, "type")
         if kind in _MEDIA or (kind == "image_generation_call" and value.get("result") and not pictures):
             raise Media(at)
         for key, below in value.items():
             if key == "result" and kind == "image_generation_call" and isinstance(below, str) and BLOB.fullmatch(below):
                 continue
-            if key != "logprobs":  # they spell the text beside them, and go where it is changed
+            if key != "logprobs" or not is_logprobs(
+                below
+            ):  # they spell the text beside them, and go where it is changed
                 yield from texts(below, (*at, key), pictures=pictures)
     elif isinstance(value, list):
         for index, below in enumerate(value):
@@ -94,6 +102,11 @@ def read_json(path: Path, text: str) -> str:
 def write_json(path: Path, text: str) -> str:
     """A text that was read, and changed, as it is to stand in the body."""
     return written(text) if is_json(path) else text
+
+
+def is_logprobs(value: Any) -> bool:
+    """Whether `value` has the shape of log probabilities, token by token."""
+    return value is None or (isinstance(value, list) and all(isinstance(item, dict) for item in value))
 
 
 def tool_texts(value: Any, at: Path) -> Iterator[tuple[Path, str]]:
@@ -211,6 +224,6 @@ SCREENED = Screened(
     ),
     blocked="what came before it, then `status` `incomplete` and `incomplete_details.reason` `content_filter`; "
     "streamed, `response.incomplete`; a call that was cut is left out",
-    passes="encrypted reasoning; pictures, where the settings let them pass",
+    passes='encrypted reasoning, `logprobs`, pictures where `media.generated_images = "pass"`',
 )
 """What is screened, field by field."""

@@ -10,7 +10,7 @@ from guardrail.core.content import Content, Direction, Path, Segment
 from guardrail.core.surface import Prompt
 from guardrail.errors import MalformedRequest, Unreadable
 from guardrail.wire import json
-from guardrail.wire.openai_responses_fields import NAMES, Media, others, read_json, texts
+from guardrail.wire.openai_responses_fields import NAMES, Media, others, read_json, texts, word
 
 _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 _PARTS = frozenset({"input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"})
@@ -55,7 +55,7 @@ def read_request(body: bytes) -> Prompt:
         content=Content(Direction.PROMPT, tuple(segments)),
         stream=stream,
         choices=0,
-        structured=isinstance(form, dict) and form.get("type") in _JSON_FORMATS,
+        structured=word(form, "type") in _JSON_FORMATS,
         tools=bool(request.get("tools")),
         end_user=end_user if isinstance(end_user, str) and end_user else None,
         media="image" if _makes_pictures(request.get("tools")) else "text",
@@ -116,7 +116,7 @@ def _role(item: Any, at: Path) -> str:
     where = _where(at)
     if not isinstance(item, dict):
         raise MalformedRequest(f"{where}: expected an object", param=where)
-    kind = item.get("type", "message")
+    kind = word(item, "type") if "type" in item else "message"
     if kind == "message":
         role = item.get("role")
         if not isinstance(role, str) or not _ROLE.fullmatch(role):
@@ -131,7 +131,7 @@ def _role(item: Any, at: Path) -> str:
 
 def _check_parts(parts: list[Any], at: Path) -> None:
     for index, part in enumerate(parts):
-        if not isinstance(part, dict) or part.get("type") not in _PARTS:
+        if word(part, "type") not in _PARTS:
             raise Media((*at, index))
 
 

@@ -18,7 +18,7 @@ from guardrail.core.surface import Event, Piece
 from guardrail.errors import MalformedResponse
 from guardrail.wire import json, sse
 from guardrail.wire.openai_responses_events import WHOLE_RESPONSE, Frame, framed, index_of, mark, value_at
-from guardrail.wire.openai_responses_fields import BLOB, HANDLE, Media, others, texts
+from guardrail.wire.openai_responses_fields import BLOB, HANDLE, Media, is_logprobs, others, setting_texts, texts
 from guardrail.wire.openai_responses_lanes import Key, Lanes, Memo
 
 _INDEX = frozenset({"content_index", "summary_index", "command_index", "annotation_index"})
@@ -61,7 +61,7 @@ class _TextDelta(msgspec.Struct, forbid_unknown_fields=True):
     content_index: int
     delta: str
     sequence_number: int = 0
-    logprobs: list[msgspec.Raw] | None = None
+    logprobs: list[dict[str, msgspec.Raw]] | None = None
     obfuscation: str = ""
 
 
@@ -128,15 +128,15 @@ class ResponseStream:
             read = self._read_parts(memo, pieces, kind, body)
         except Media:
             raise MalformedResponse("the upstream's answer holds media, which cannot be screened") from None
-        if isinstance(picture, str) and not BLOB.fullmatch(picture):
+        if picture and not (isinstance(picture, str) and BLOB.fullmatch(picture)):
             raise MalformedResponse("the upstream's answer holds a picture that is none")
         for key in body.keys() - _PLAIN - {read}:
             for path, text in texts(body[key], (key,)):
                 self._lanes.add(memo, pieces, path, text, (index_of(body, "output_index", -1), "?", kind, *path), False)
-        for key in ("item_id", "obfuscation"):
-            text = body.get(key)
-            if isinstance(text, str) and not HANDLE.fullmatch(text):
-                self._lanes.again(memo, pieces, (key,), text, ("?", kind, key))
+        for key in _PLAIN & body.keys() - {"type", "partial_image_b64"}:
+            if key != "logprobs" or not is_logprobs(body[key]):
+                for path, text in setting_texts(body[key], (key,)):
+                    self._lanes.again(memo, pieces, path, text, ("?", kind, *path))
         closing = kind in _LAST or kind == "error"
         if closing:
             self._lanes.end(memo, ())

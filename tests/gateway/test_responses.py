@@ -540,6 +540,54 @@ async def test_the_visible_label_is_in_everything_that_is_told_again(make_engine
     assert deltas(found) == "text", "never in what a machine reads"
 
 
+BAD = "well KABOOM"  # as words: one alone, where a handle stands, is a handle
+JUNK: list[Any] = [BAD, 7, None, True, [], {}, [BAD], {"text": BAD}, {"type": "x", "y": [BAD]}, {"type": [BAD]}]
+
+
+def garbled(rng: random.Random, value: Any) -> Any:
+    """A copy of `value` with something else in one of its places."""
+    changed = copy.deepcopy(value)
+    places: list[tuple[Any, Any]] = []
+
+    def walk(holder: Any) -> None:
+        for key, below in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
+            places.append((holder, key))
+            if isinstance(below, dict | list):
+                walk(below)
+
+    walk(changed)
+    holder, key = rng.choice(places)
+    holder[key] = copy.deepcopy(rng.choice(JUNK))
+    return changed
+
+
+async def test_whatever_an_upstream_makes_of_its_shapes_is_answered_and_hides_nothing(make_engine: MakeEngine) -> None:
+    rng = random.Random(3)
+    closed = 0
+    for _ in range(250):
+        items = rng.choice(list(KINDS.values()))
+        told = list(events(items, piece=5))
+        index = rng.randrange(len(told))
+        told[index] = garbled(rng, told[index])
+        if rng.random() < 0.5:
+            told.insert(rng.randrange(index, len(told)), sse_text("KABOOM"))
+        found = await ask(make_engine, [sse({"type": "x", **event}) for event in told])
+        assert b"KABOOM" not in found.body
+        assert found.complete
+        last = found.events()[-1]
+        closed += last.get("type") == "response.incomplete"
+        found = await ask_whole(make_engine, garbled(rng, answer(items)))
+        assert b"KABOOM" not in found.body
+        assert found.status in (200, 502)
+    assert closed > 60
+
+
+def sse_text(text: str) -> dict[str, Any]:
+    """An event that says `text` where no text is open."""
+    at = {"item_id": "msg_9", "output_index": 9, "content_index": 0}
+    return {"type": "response.output_text.delta", "sequence_number": 99, **at, "delta": text, "logprobs": []}
+
+
 async def test_what_streams_does_not_depend_on_how_bytes_are_cut(make_engine: MakeEngine) -> None:
     rng = random.Random(11)
     words = ["a ", "KAB", "KABOOM", "hu", "hush", "OOM", "help me", "说", "。", "\u2028", " "]
