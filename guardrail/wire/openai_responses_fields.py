@@ -114,7 +114,8 @@ def tool_texts(value: Any, at: Path) -> Iterator[tuple[Path, str]]:
     for path, text in json.strings(value, at):
         if "input_image_mask" in path:
             raise Media(path)
-        if _CREDENTIALS.isdisjoint(path) and not _is_handle(path, text, _SCHEMA_WORDS):
+        credential = len(path) > len(at) + 1 and path[len(at) + 1] in _CREDENTIALS
+        if not credential and not _is_handle(path, text, _SCHEMA_WORDS):
             yield path, text
 
 

@@ -10,7 +10,7 @@ from guardrail.core.content import Content, Direction, Path, Segment
 from guardrail.core.surface import Prompt
 from guardrail.errors import MalformedRequest, Unreadable
 from guardrail.wire import json
-from guardrail.wire.openai_responses_fields import NAMES, Media, others, read_json, texts, word
+from guardrail.wire.openai_responses_fields import HANDLE, NAMES, Media, others, read_json, texts, word
 
 _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 _PARTS = frozenset({"input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"})
@@ -81,7 +81,10 @@ def _segments(request: dict[str, Any]) -> Iterator[Segment]:
         elif key == "prompt" and isinstance(value, dict):
             variables = value.get("variables")
             yield from (Segment(text, "user", path) for path, text in texts(variables, (key, "variables")))
-            rest = {name: below for name, below in value.items() if name not in ("variables", "version")}
+            version = value.get("version")
+            if isinstance(version, str) and HANDLE.fullmatch(version):
+                value = {**value, "version": None}
+            rest = {name: below for name, below in value.items() if name != "variables"}
             yield from (Segment(text, "user", path, False) for path, text in texts(rest, (key,)))
         else:
             role = "developer" if key in ("tools", "text") else "user"

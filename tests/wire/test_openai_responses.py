@@ -55,6 +55,9 @@ def test_credentials_of_tools_handles_and_blobs_are_no_texts() -> None:
         "input": [{"type": "reasoning", "id": "rs_1", "encrypted_content": "gAAAA+/==" * 100, "summary": []}],
     }
     assert [text for text, _, _ in segments(body)] == ["s", "never"]
+    body["prompt"] = {"id": "pmpt_1", "version": "no version"}
+    body["tools"] = [{"type": "function", "parameters": {"properties": {"headers": {"description": "said here"}}}}]
+    assert [text for text, _, _ in segments(body)] == ["said here", "no version"]
     body["input"] = [{"type": "reasoning", "encrypted_content": "these are words"}]
     assert "these are words" in [text for text, _, _ in segments(body)]
 
