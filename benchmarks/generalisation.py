@@ -1,6 +1,6 @@
 """How a recipe fares on sources it has not seen: train without them, test on them, source by source and topic by topic.
 
-    python benchmarks/generalisation.py --config models/guard-zh-en/train.toml --backbone FOLDER
+    python benchmarks/generalisation.py --config models/guard-zh-en/next.toml --backbone FOLDER
         --data train.jsonl.gz --data dev.jsonl.gz [--processes 2] [--json FILE] [--markdown docs/generalisation.md]
 
 A random split of the rows that a model is trained on flatters: near copies lie on both sides. Here the sources are

@@ -359,9 +359,7 @@ class ClassifierSettings(Section, frozen=True):
     ] = "auto"
     runtime: Annotated[
         Literal["auto", "torch", "onnx"],
-        says(
-            "On a CPU: torch (the weights as they are), onnx (int8, made at the first start), or the quicker of the two."
-        ),
+        says("On a CPU: torch (weights as they are), onnx (int8, made at the first start), or the quicker of the two."),
     ] = "auto"
     onnx_dir: Annotated[
         str, says("Where the int8 form is kept; empty: guardrail in the user's cache folder (XDG_CACHE_HOME).")

@@ -349,12 +349,8 @@ def test_every_option_of_the_settings_table_is_one_of_serve() -> None:
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("/v1/completions", 404),
-        ("/v1/responses", 404),
-        ("/v1/embeddings", 404),
-        ("/v1/images/generations", 404),
-        ("/v1/audio/speech", 404),
-        ("/v1/messages", 404),
+        ("/v1/images/edits", 404),
+        ("/v1/audio/transcriptions", 404),
         ("/guardrail/complaints", 404),
         ("/guardrail/privacy", 404),
         ("/guardrail/takedowns", 404),

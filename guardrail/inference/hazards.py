@@ -1,6 +1,6 @@
 """What guard models' categories are to us: labels that policies listen to.
 
-A category that no label of ours stands for says nothing but "unsafe"; an incident never gets a graver name than its own.
+A category that no label of ours stands for says only "unsafe": an incident never gets a graver name than its own.
 Political speech and tricks on the model are findings of their own, which only policies that name them hear.
 """
 

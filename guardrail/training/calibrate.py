@@ -10,7 +10,7 @@ import numpy as np
 from guardrail.errors import SettingsError
 from guardrail.inference.card import Calibration
 from guardrail.training.rows import Row
-from guardrail.training.targets import LABELS, targets
+from guardrail.training.targets import CLASSES, LABELS, targets
 
 LEAST = 25
 """Rows of either answer that a fit needs; a label with fewer stays as the encoder scores it."""
@@ -19,7 +19,8 @@ LEAST = 25
 def calibrate(
     rows: Sequence[Row], scores: Sequence[Sequence[float]], odds: np.ndarray, spelt: Sequence[str]
 ) -> dict[str, Calibration]:
-    """A logistic stack for each label in `spelt` that has enough rows, a temperature and a bias for each other one.
+    """A logistic stack for each label in `spelt` that has enough rows, a temperature and a bias for each other one but
+    the classes: those say which harm an unsafe text is, as if all were equally common.
 
     `scores` are the encoder's probabilities [n, labels] in the order of LABELS, `odds` the n-gram scorer's log-odds
     [n, spelt]. A scorer that would count against itself is left out. Raises SettingsError without scikit-learn.
@@ -31,6 +32,8 @@ def calibrate(
     found: dict[str, Calibration] = {}
     taught = [targets(row) for row in rows]
     for place, label in enumerate(LABELS):
+        if label in CLASSES:
+            continue
         chosen = [i for i, (wanted, known) in enumerate(taught) if known[place] == 1.0 and wanted[place] != 0.5]
         truth = np.array([taught[i][0][place] > 0.5 for i in chosen])
         if min(truth.sum(), len(truth) - truth.sum()) < LEAST:

