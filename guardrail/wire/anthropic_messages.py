@@ -27,7 +27,7 @@ from guardrail.wire.anthropic_blocks import (
 )
 from guardrail.wire.anthropic_stream import CONTENT, AnthropicStream, ending, opening, read_event
 from guardrail.wire.errors import anthropic_error
-from guardrail.wire.fields import flag, is_handle, read_answer, read_request
+from guardrail.wire.fields import flag, is_handle, latest_turn, read_answer, read_request
 
 _REASONS = {"stop": "end_turn", "content_filter": "refusal"}
 _SAID = frozenset({"messages", "system", "tools"})
@@ -102,7 +102,7 @@ class AnthropicMessages:
         messages = request.get("messages")
         if not isinstance(messages, list) or not messages:
             raise MalformedRequest("messages: expected a list of at least one message", param="messages")
-        latest = _latest(messages)
+        latest = latest_turn([message.get("role") if isinstance(message, dict) else None for message in messages])
         segments: list[Segment] = []
         if request.get("system"):
             segments += content_segments(request["system"], ("system",), "system", False)
@@ -234,15 +234,6 @@ class AnthropicMessages:
     def stream_error(self, notice: Notice) -> bytes:
         """An error that breaks a stream already begun."""
         return b"event: error\n" + sse.event(anthropic_error(notice))
-
-
-def _latest(messages: list[Any]) -> int:
-    """The first message that this request added: what follows the last answer of the model's. An answer that stands
-    at the very end was begun by the client, for the model to go on with."""
-    roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
-    while roles and roles[-1] == "assistant":
-        roles.pop()
-    return len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
 
 
 def _cut(event: Event, texts: Mapping[Path, str], ending: Ending) -> bytes:

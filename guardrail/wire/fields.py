@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +26,19 @@ def texts(holder: Mapping[str, Any], handles: Collection[str], at: Path = ()) ->
         if key in handles and is_handle(value):
             continue
         yield from json.strings(value, (*at, key))
+
+
+def latest_turn(roles: Sequence[object]) -> int:
+    """Where what a request adds to a conversation begins: after the model's last answer.
+
+    An answer at the very end was begun by the client, for the model to go on with: it makes no history of the question
+    before it.
+    """
+    end = len(roles)
+    while end and roles[end - 1] == "assistant":
+        end -= 1
+    said = roles[:end]
+    return end - said[::-1].index("assistant") if "assistant" in said else 0
 
 
 def where(path: Path) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from guardrail.core.content import Path, Segment
 from guardrail.errors import MalformedRequest, MalformedResponse, Unreadable
 from guardrail.wire import json
+from guardrail.wire.fields import latest_turn
 
 _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 HANDLE = re.compile(r"[A-Za-z0-9_.:|+/=-]{0,200}")
@@ -35,7 +36,7 @@ def message_segments(messages: Any) -> Iterator[Segment]:
     if not isinstance(messages, list):
         raise MalformedRequest("messages: expected a list", param="messages")
     roles = [_role(message, index) for index, message in enumerate(messages)]
-    latest = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
+    latest = latest_turn(roles)
     for index, message in enumerate(messages):
         at, role = f"messages[{index}]", roles[index]
         no_images(message, ("messages", index))

@@ -18,6 +18,7 @@ from guardrail.core.surface import Ending, Event, Notice, Piece, Prompt, Screene
 from guardrail.errors import MalformedRequest, MalformedResponse, Unreadable
 from guardrail.wire import json, sse
 from guardrail.wire.errors import openai_error
+from guardrail.wire.fields import latest_turn
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
@@ -108,7 +109,7 @@ class OpenAIChat:
         if not isinstance(messages, list) or not messages:
             raise MalformedRequest("messages: expected a list of at least one message", param="messages")
         roles = [_role(message, index) for index, message in enumerate(messages)]
-        latest = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
+        latest = latest_turn(roles)
         segments: list[Segment] = []
         for index, message in enumerate(messages):
             role = roles[index]

@@ -10,6 +10,7 @@ from guardrail.core.content import Content, Direction, Path, Segment
 from guardrail.core.surface import Prompt
 from guardrail.errors import MalformedRequest, Unreadable
 from guardrail.wire import json
+from guardrail.wire.fields import latest_turn
 from guardrail.wire.openai_responses_fields import HANDLE, NAMES, Media, others, read_json, texts, word
 
 _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
@@ -99,7 +100,7 @@ def _input(value: Any) -> Iterator[Segment]:
     if not isinstance(value, list):
         raise MalformedRequest("input: expected text or a list of items", param="input")
     roles = [_role(item, ("input", index)) for index, item in enumerate(value)]
-    latest = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
+    latest = latest_turn(roles)
     for index, item in enumerate(value):
         role = roles[index]
         asked = index >= latest and role == "user"
