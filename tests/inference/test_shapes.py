@@ -157,6 +157,7 @@ def test_one_text_that_memory_does_not_hold_is_a_detector_error(scorer: TorchSco
     assert len(short.score([[0, 5, 2]])) == 1  # and it lives on
 
 
+@pytest.mark.gpu
 def test_graphs_on_cuda_give_the_scores_of_the_cpu(folder: Path, scorer: TorchScorer, needs: Needs) -> None:
     needs("a CUDA device", torch.cuda.is_available())
     card = load_card(folder)
