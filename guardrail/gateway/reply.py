@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope
 from guardrail.core.content import Direction, Path
 from guardrail.core.frontier import Channel, Cleared
 from guardrail.core.policy import Action
-from guardrail.core.surface import TOOL_ENDINGS, Ending, Event, Piece
+from guardrail.core.surface import TOOL_ENDINGS, Ending, Event, Piece, Prompt
 from guardrail.core.verdict import Verdict
 from guardrail.errors import (
     DetectorError,
@@ -25,7 +25,7 @@ from guardrail.errors import (
 from guardrail.gateway.evidence import safe_answer
 from guardrail.gateway.screening import Screening
 from guardrail.gateway.streaming import Affix, Relay, StreamStopped, framing_of
-from guardrail.protocols import Following, Priority, Stream
+from guardrail.protocols import Dialect, Priority, Stream
 
 if TYPE_CHECKING:
     from guardrail.gateway.exchange import Exchange
@@ -41,7 +41,9 @@ class Reply:
         self._exchange = exchange
         self._engine = exchange.engine
         dialect, prompt = exchange.dialect, exchange.prompt
-        self._dialect = dialect.follow(prompt) if isinstance(dialect, Following) and prompt is not None else dialect
+        # `Following`: asking the protocol itself takes too long here.
+        follow: Callable[[Prompt], Dialect] | None = getattr(dialect, "follow", None)
+        self._dialect = follow(prompt) if follow is not None and prompt is not None else dialect
         self._start: Message | None = None
         self._begun = False  # whether our answer's headers have been sent
         self._passing = False  # the upstream's own error, which is no model's text
