@@ -6,6 +6,7 @@ if it holds any. What no text can be read from is refused: pictures, and token i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -79,7 +80,7 @@ class _GenerateLine(msgspec.Struct, forbid_unknown_fields=True):
         return self.response, self.model + self.created_at
 
 
-class _Ollama:
+class _Ollama(ABC):
     """What both surfaces have in common. `text` is where an answer's text stands in its body."""
 
     surface: str
@@ -248,9 +249,9 @@ class _Ollama:
                 lane = ("content",) if path == self.text else path[1:] if path[0] == "message" else path
                 yield Piece((_CHOICE, *lane), text, path)
 
+    @abstractmethod
     def _holding(self, text: str) -> dict[str, Any]:
         """The part of a body that holds `text`."""
-        raise NotImplementedError
 
 
 class OllamaChat(_Ollama):

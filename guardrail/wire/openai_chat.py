@@ -18,7 +18,7 @@ from guardrail.core.surface import Ending, Event, Notice, Piece, Prompt, Screene
 from guardrail.errors import MalformedRequest, MalformedResponse, Unreadable
 from guardrail.wire import json, sse
 from guardrail.wire.errors import openai_error
-from guardrail.wire.fields import latest_turn
+from guardrail.wire.fields import latest_turn, where
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
@@ -317,7 +317,7 @@ def _message_texts(message: dict[str, Any], at: Path) -> Iterator[tuple[Path, st
             for index, part in enumerate(value):
                 yield from _part_texts(part, (*at, "content", index))
         elif key == "content" and not isinstance(value, str):
-            raise MalformedRequest(f"{_where((*at, key))}: expected text or a list of parts", param=_where((*at, key)))
+            raise MalformedRequest(f"{where((*at, key))}: expected text or a list of parts", param=where((*at, key)))
         elif key == "audio" and at[0] == "messages":
             continue  # a handle of an earlier spoken answer, which the upstream holds
         else:
@@ -328,7 +328,7 @@ def _part_texts(part: Any, at: Path) -> Iterator[tuple[Path, str]]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind not in _TEXT_PARTS:
         raise Unreadable(
-            f"{_where(at)}: this kind of content part cannot be screened; accepted: text, refusal", param=_where(at)
+            f"{where(at)}: this kind of content part cannot be screened; accepted: text, refusal", param=where(at)
         )
     yield from _plain_texts({key: value for key, value in part.items() if key != "type"}, at)
 
@@ -389,7 +389,3 @@ def _chunk(like: bytes | None, choices: list[dict[str, Any]]) -> bytes:
     base = msgspec.json.decode(payload) if payload else {"id": "chatcmpl-guardrail", "created": int(time.time())}
     kept = {key: base[key] for key in ("id", "object", "created", "model", "system_fingerprint") if key in base}
     return sse.event(json.encode({"object": "chat.completion.chunk", **kept, "choices": choices}))
-
-
-def _where(path: Path) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
